@@ -1,0 +1,161 @@
+"""The six functions in plain PyTorch: any device, differentiable to any order.
+
+Arithmetic per channel is float64; per element it is the data's dtype, float32 for 16-bit data.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..moments import Moments, measure, statistics_dtype
+from . import Apply, Gradients
+
+
+def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
+    return measure(x, dims=[1, 3], mask=mask)
+
+
+def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
+    y = _activate(_pre_activation(x, mean, var, apply), apply)
+    if apply.mask is not None:
+        y = torch.where(apply.mask, y, 0)
+    return y.to(x.dtype)
+
+
+def forward(x: Tensor, apply: Apply) -> tuple[Tensor, Moments]:
+    statistics = moments(x, apply.mask)
+    return normalize(x, statistics.mean, statistics.var, apply), statistics
+
+
+def reduce_grad(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> tuple[Tensor, Tensor]:
+    return _reduce(_pre_activation_grad(dy, x, mean, var, apply), x, mean, var, apply)
+
+
+def input_grad(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    apply: Apply,
+    sums: tuple[Tensor, Tensor] | None = None,
+    count: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    dz = _pre_activation_grad(dy, x, mean, var, apply)
+    return _input_grad(dz, x, mean, var, apply, sums, count), dz.to(x.dtype)
+
+
+def backward(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, count: Tensor | None = None) -> Gradients:
+    dz = _pre_activation_grad(dy, x, mean, var, apply)
+    sums = _reduce(dz, x, mean, var, apply)
+    dx = _input_grad(dz, x, mean, var, apply, sums if count is not None else None, count)
+    return Gradients(dx, weight=sums[1], bias=sums[0], residual=dz.to(x.dtype))
+
+
+def _pre_activation(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
+    """z in the working dtype. What rounding takes from the mean is put back through the shift."""
+    centred, rest = _centre(x, mean)
+    scale = _scale(var, apply)
+    shift = -rest * scale if apply.bias is None else apply.bias - rest * scale
+    z = torch.addcmul(_per_channel(shift, centred), centred, _per_channel(scale, centred))
+    return z if apply.residual is None else z + apply.residual
+
+
+def _pre_activation_grad(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
+    """dz, 0 where the mask is False, in the working dtype."""
+    dz = _working(dy)
+    if apply.activation is not None:
+        dz = _activate_grad(dz, _pre_activation(x, mean, var, apply), apply)
+    return dz if apply.mask is None else torch.where(apply.mask, dz, 0)
+
+
+def _reduce(dz: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> tuple[Tensor, Tensor]:
+    centred, rest = _centre(x, mean)
+    if apply.mask is not None:
+        centred = torch.where(apply.mask, centred, 0)
+    sum_dz = dz.sum([1, 3]).to(rest.dtype)
+    sum_dz_centred = (dz * centred).sum([1, 3]).to(rest.dtype) - rest * sum_dz
+    return sum_dz, sum_dz_centred * _invstd(var, apply)
+
+
+def _input_grad(
+    dz: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    apply: Apply,
+    sums: tuple[Tensor, Tensor] | None,
+    count: Tensor | None,
+) -> Tensor:
+    scale = _per_channel(_scale(var, apply), dz)
+    if sums is None or count is None:
+        return (dz * scale).to(x.dtype)
+    centred, rest = _centre(x, mean)
+    sum_dz, sum_dz_xhat = sums
+    number = count.clamp(min=1)
+    slope = sum_dz_xhat / number * _invstd(var, apply)
+    level = sum_dz / number - slope * rest
+    dx = (dz - _per_channel(level, dz) - centred * _per_channel(slope, dz)) * scale
+    if apply.mask is not None:
+        dx = torch.where(apply.mask, dx, 0)
+    return dx.to(x.dtype)
+
+
+def _activate(z: Tensor, apply: Apply) -> Tensor:
+    match apply.activation:
+        case None:
+            return z
+        case "leaky_relu":
+            return F.leaky_relu(z, apply.negative_slope)
+        case name:
+            return getattr(F if name in ("silu", "gelu") else torch, name)(z)
+
+
+def _activate_grad(dy: Tensor, z: Tensor, apply: Apply) -> Tensor:
+    """dy times the activation's derivative at z, in operations whose own derivatives are right."""
+    match apply.activation:
+        case "relu":
+            return torch.where(z <= 0, 0, dy)
+        case "leaky_relu":
+            return torch.where(z <= 0, dy * apply.negative_slope, dy)
+        case "sigmoid":
+            y = torch.sigmoid(z)
+            return dy * (y * (1 - y))
+        case "tanh":
+            return dy * (1 - torch.tanh(z).square())
+        case "silu":
+            gate = torch.sigmoid(z)
+            return dy * (gate * (1 + z * (1 - gate)))
+        case "gelu":
+            density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+            return dy * (0.5 * (1 + torch.erf(z / math.sqrt(2))) + z * density)
+        case name:
+            raise ValueError(f"no activation {name!r}")
+
+
+def _working(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _centre(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """x minus the mean as x's working dtype holds it, and what rounding took from the mean."""
+    data = _working(x)
+    mean = mean.to(statistics_dtype(x.device))
+    held = mean.to(data.dtype)
+    return data - _per_channel(held, data), mean - held
+
+
+def _invstd(var: Tensor, apply: Apply) -> Tensor:
+    return torch.rsqrt(var.to(statistics_dtype(var.device)) + apply.eps)
+
+
+def _scale(var: Tensor, apply: Apply) -> Tensor:
+    return _invstd(var, apply) if apply.weight is None else _invstd(var, apply) * apply.weight
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    """(C,) or (G, C) → (1 or G, 1, C, 1) in the dtype of `like`."""
+    return values.to(like.dtype).unsqueeze(-1).unsqueeze(-3)

@@ -1,0 +1,294 @@
+"""The custom operators: schema, fake kernels, autograd and vmap; no arithmetic.
+
+They take natural shapes (N, C, *), in which N may hold `groups` equal groups that do not share statistics, and view
+them into the kernels' canonical (G, N, C, L). `batch_norm` and `normalize` are differentiable to any order, by one of
+three routes:
+
+- compiling or exporting: an opaque `torch.library` operator
+- forward-mode differentiation: the eager kernel, which torch differentiates itself
+- otherwise: an autograd function over the kernels, which costs less than the dispatcher
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .kernels import Apply, eager
+from .moments import Moments, statistics_dtype
+
+_APPLY = (
+    "Tensor? weight, Tensor? bias, float eps, Tensor? residual, Tensor? mask, "
+    "str? activation, float negative_slope, int groups"
+)
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def batch_norm(x: Tensor, apply: Apply, groups: int = 1) -> tuple[Tensor, Moments]:
+    """Normalizes by the batch's own statistics.
+
+    Args:
+        x: (groups * N, C, *), see `dense`; residual has its shape, mask is (groups * N, 1, *).
+        apply: what happens to a normalized value.
+        groups: how many equal groups of examples have statistics of their own.
+
+    Returns:
+        y, of x's shape and memory order, and the moments, (groups, C), which pass no gradient.
+    """
+    y, *moments = _route(_batch_norm_op, _batch_norm, _BatchNorm, x, *apply, groups)
+    return y, Moments(*moments)
+
+
+def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1) -> Tensor:
+    """Normalizes by given statistics, (C,) or (groups, C), which receive no gradient; the rest as `batch_norm`."""
+    return _route(_normalize_op, _normalize, _Normalize, x, mean, var, *apply, groups)
+
+
+def dense(x: Tensor) -> Tensor:
+    """`x` itself if its memory is dense with channels first or last, else a contiguous copy."""
+    if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
+        return x
+    return x.contiguous()
+
+
+def _route(operator: Callable, kernel: Callable, function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return operator(*arguments)
+    if forward_ad._current_level >= 0:
+        return kernel(*arguments)
+    return function.apply(*arguments)
+
+
+# ---- the kernels on natural shapes ----
+
+
+def _batch_norm(x: Tensor, *settings: Any) -> Four:
+    apply, groups = _canonical_apply(*settings)
+    y, moments = eager.forward(_canonical(x, groups), apply)
+    return _natural(y, x), moments.count, moments.mean, moments.m2
+
+
+def _normalize(x: Tensor, mean: Tensor, var: Tensor, *settings: Any) -> Tensor:
+    apply, groups = _canonical_apply(*settings)
+    return _natural(eager.normalize(_canonical(x, groups), mean, var, apply), x)
+
+
+def _backward(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any) -> Four:
+    """dx; dweight and dbias, (groups, C); dresidual, empty if there is none. No count: constant statistics."""
+    apply, groups = _canonical_apply(*settings)
+    grads = eager.backward(_canonical(dy, groups), _canonical(x, groups), mean, var, apply, count)
+    dresidual = x.new_empty(0) if apply.residual is None else _natural(grads.residual, x)
+    return _natural(grads.x, x), grads.weight, grads.bias, dresidual
+
+
+def _canonical_apply(*settings: Any) -> tuple[Apply, int]:
+    *fields, groups = settings
+    apply = Apply(*fields)
+    residual = None if apply.residual is None else _canonical(apply.residual, groups)
+    mask = None if apply.mask is None else _canonical(apply.mask, groups)
+    return apply._replace(residual=residual, mask=mask), groups
+
+
+def _canonical(x: Tensor, groups: int) -> Tensor:
+    """(groups * N, C, *) → (groups, N, C, L), a view where x is dense."""
+    length = 1
+    for size in x.shape[2:]:
+        length = length * size
+    return x.reshape(groups, x.shape[0] // groups, x.shape[1], length)
+
+
+def _natural(y: Tensor, like: Tensor) -> Tensor:
+    """Canonical y with the shape and strides of `like`; copied only where a kernel chose another memory order."""
+    y = torch.ops.aten._unsafe_view(y, like.shape)
+    return y if y.stride() == like.stride() else torch.empty_like(like).copy_(y)
+
+
+# ---- autograd, shared by the autograd functions and the operators ----
+
+
+def _save(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any) -> None:
+    weight, bias, ctx.eps, residual, mask, ctx.activation, ctx.negative_slope, ctx.groups = settings
+    ctx.save_for_backward(x, mean, var, count, weight, bias, residual, mask)
+    ctx.set_materialize_grads(False)
+
+
+def _save_batch_norm(ctx: Any, inputs: tuple, output: Four) -> None:
+    x, *settings = inputs
+    _, count, mean, m2 = output
+    ctx.mark_non_differentiable(count, mean, m2)
+    _save(ctx, x, mean, Moments(count, mean, m2).var, count, *settings)
+
+
+def _save_normalize(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, mean, var, *settings = inputs
+    _save(ctx, x, mean, var, None, *settings)
+
+
+def _gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight, bias, eps, residual: where a graph of them is asked for, in differentiable operations."""
+    if dy is None:
+        return (None,) * 5
+    x, mean, var, count, weight, bias, residual, mask = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        kernel = _backward
+        if count is not None:
+            moments = eager.moments(_canonical(x, ctx.groups), None if mask is None else _canonical(mask, ctx.groups))
+            mean, var = moments.mean, moments.var
+    settings = (weight, bias, ctx.eps, residual, mask, ctx.activation, ctx.negative_slope, ctx.groups)
+    dx, dweight, dbias, dresidual = kernel(dy, x, mean, var, count, *settings)
+    return (
+        dx,
+        None if weight is None else dweight.sum_to_size(weight.shape).to(weight.dtype),
+        None if bias is None else dbias.sum_to_size(bias.shape).to(bias.dtype),
+        None,
+        None if residual is None else dresidual.to(residual.dtype),
+    )
+
+
+def _batch_norm_gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tuple[Tensor | None, ...]:
+    return (*_gradients(ctx, dy, kernel), None, None, None, None)
+
+
+def _normalize_gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tuple[Tensor | None, ...]:
+    dx, *rest = _gradients(ctx, dy, kernel)
+    return (dx, None, None, *rest, None, None, None, None)
+
+
+# ---- vmap: the mapped dimension becomes groups ----
+
+
+def _vmap_batch_norm(info: Any, in_dims: tuple, x: Tensor, *settings: Any) -> tuple[Four, tuple]:
+    x_dim, *dims = in_dims
+    apply, groups = _fold_settings(info.batch_size, dims, settings)
+    y, moments = batch_norm(_fold_examples(info.batch_size, x_dim, x), apply, groups)
+    outputs = [_unfold(info.batch_size, t) for t in (y, moments.count, moments.mean, moments.m2)]
+    return tuple(outputs), (0, 0, 0, 0)  # type: ignore[return-value]
+
+
+def _vmap_normalize(
+    info: Any, in_dims: tuple, x: Tensor, mean: Tensor, var: Tensor, *settings: Any
+) -> tuple[Tensor, int]:
+    x_dim, mean_dim, var_dim, *dims = in_dims
+    size, groups = info.batch_size, settings[-1]
+    apply, folded_groups = _fold_settings(size, dims, settings)
+    statistics = (_fold_channels(size, mean_dim, mean, groups), _fold_channels(size, var_dim, var, groups))
+    y = normalize(_fold_examples(size, x_dim, x), *statistics, apply, folded_groups)  # type: ignore[arg-type]
+    return _unfold(size, y), 0
+
+
+def _vmap_backward(info: Any, in_dims: tuple, dy: Tensor, x: Tensor, *rest: Any) -> tuple[Four, tuple]:
+    size, groups = info.batch_size, rest[-1]
+    dy_dim, x_dim, *dims = in_dims
+    statistics = (_fold_channels(size, dim, v, groups) for dim, v in zip(dims[:3], rest[:3], strict=True))
+    apply, folded_groups = _fold_settings(size, dims[3:], rest[3:])
+    examples = (_fold_examples(size, dy_dim, dy), _fold_examples(size, x_dim, x))
+    *outputs, dresidual = _backward_op(*examples, *statistics, *apply, folded_groups)
+    unfolded = [_unfold(size, t) for t in outputs]
+    if apply.residual is None:
+        return (*unfolded, dresidual), (0, 0, 0, None)  # type: ignore[return-value]
+    return (*unfolded, _unfold(size, dresidual)), (0, 0, 0, 0)  # type: ignore[return-value]
+
+
+def _fold_settings(size: int, dims: list, settings: tuple) -> tuple[Apply, int]:
+    *fields, groups = settings
+    apply, dim = Apply(*fields), Apply(*dims[:-1])
+    folded = apply._replace(
+        weight=_fold_channels(size, dim.weight, apply.weight, groups),
+        bias=_fold_channels(size, dim.bias, apply.bias, groups),
+        residual=None if apply.residual is None else _fold_examples(size, dim.residual, apply.residual),
+        mask=None if apply.mask is None else _fold_examples(size, dim.mask, apply.mask),
+    )
+    return folded, size * groups
+
+
+def _fold_examples(size: int, dim: Any, x: Tensor) -> Tensor:
+    """A mapped (groups * N, C, *) → (size * groups * N, C, *)."""
+    mapped = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+    return dense(mapped.flatten(0, 1))
+
+
+def _fold_channels(size: int, dim: Any, values: Tensor | None, groups: int) -> Tensor | None:
+    """A mapped (C,) or (groups, C) → (size * groups, C); values of (C,) that all share stay as they are."""
+    if values is None or (dim is None and values.dim() == 1):
+        return values
+    mapped = values.expand(size, *values.shape) if dim is None else values.movedim(dim, 0)
+    if mapped.dim() == 2:
+        mapped = mapped.unsqueeze(1).expand(size, groups, -1)
+    return mapped.flatten(0, 1)
+
+
+def _unfold(size: int, y: Tensor) -> Tensor:
+    return y.unflatten(0, (size, y.shape[0] // size))
+
+
+# ---- the two routes that carry a gradient: autograd functions, and operators for the compiler ----
+
+
+class _BatchNorm(torch.autograd.Function):
+    forward = staticmethod(_batch_norm)
+    setup_context = staticmethod(_save_batch_norm)
+    vmap = staticmethod(_vmap_batch_norm)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _batch_norm_gradients(ctx, grad_outputs[0], _backward)
+
+
+class _Normalize(torch.autograd.Function):
+    forward = staticmethod(_normalize)
+    setup_context = staticmethod(_save_normalize)
+    vmap = staticmethod(_vmap_normalize)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _normalize_gradients(ctx, grad_outputs[0], _backward)
+
+
+def _define(name: str, kernel: Callable, schema: str) -> Any:
+    return torch.library.custom_op(f"steadynorm::{name}", kernel, mutates_args=(), schema=schema)
+
+
+_batch_norm_op = _define("batch_norm", _batch_norm, f"(Tensor x, {_APPLY}) -> (Tensor, Tensor, Tensor, Tensor)")
+_normalize_op = _define("normalize", _normalize, f"(Tensor x, Tensor mean, Tensor var, {_APPLY}) -> Tensor")
+_backward_op = _define(
+    "batch_norm_backward",
+    _backward,
+    f"(Tensor dy, Tensor x, Tensor mean, Tensor var, Tensor? count, {_APPLY}) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+def _per_group(x: Tensor, groups: int) -> Tensor:
+    return x.new_empty(groups, x.shape[1], dtype=statistics_dtype(x.device))
+
+
+@_batch_norm_op.register_fake
+def _(x: Tensor, *settings: Any) -> Four:
+    groups = settings[-1]
+    return torch.empty_like(x), _per_group(x, groups), _per_group(x, groups), _per_group(x, groups)
+
+
+@_normalize_op.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@_backward_op.register_fake
+def _(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any) -> Four:
+    groups, residual = settings[-1], settings[3]
+    dresidual = x.new_empty(0) if residual is None else torch.empty_like(x)
+    return torch.empty_like(x), _per_group(x, groups), _per_group(x, groups), dresidual
+
+
+_batch_norm_op.register_autograd(
+    lambda ctx, dy, *_: _batch_norm_gradients(ctx, dy, _backward_op), setup_context=_save_batch_norm
+)
+_normalize_op.register_autograd(
+    lambda ctx, dy: _normalize_gradients(ctx, dy, _backward_op), setup_context=_save_normalize
+)
+_batch_norm_op.register_vmap(_vmap_batch_norm)
+_normalize_op.register_vmap(_vmap_normalize)
+_backward_op.register_vmap(_vmap_backward)
