@@ -18,7 +18,7 @@ class InvalidArgumentError(SteadynormError, ValueError):
 
 
 class ChannelMismatchError(SteadynormError, RuntimeError):
-    """A tensor whose channel count, shape or dtype does not fit the layer."""
+    """A negative channel count, or a tensor whose channel count, shape or dtype does not fit the layer."""
 
 
 class UnsupportedDtypeError(SteadynormError, NotImplementedError):

@@ -61,7 +61,8 @@ def batch_norm(
 
     Raises:
         InvalidInputError (a ValueError): fewer than two dimensions, or one value a channel in training.
-        InvalidArgumentError (a ValueError): eps, momentum or activation out of range.
+        InvalidArgumentError (a ValueError): eps, momentum or activation out of range, or one running statistic
+            without the other in training.
         ChannelMismatchError (a RuntimeError): a tensor whose shape or dtype does not fit input.
         UnsupportedDtypeError (a NotImplementedError): input is not of a real floating-point dtype.
 
@@ -81,6 +82,11 @@ def batch_norm(
             return _evaluate(x, running_mean, running_var, weight, bias, eps, residual, activation, negative_slope)
         apply = Apply(weight, bias, eps, residual, None, activation, negative_slope)
         return ops.normalize(x, running_mean, running_var, apply)
+    if (running_mean is None) != (running_var is None):
+        raise InvalidArgumentError(
+            f"{name}: expected running_mean and running_var both or neither, got only "
+            f"{'running_var' if running_mean is None else 'running_mean'}."
+        )
     if input.numel() == input.shape[1]:
         raise InvalidInputError(
             f"{name}: expected more than 1 value per channel when training, got input of shape "
@@ -168,7 +174,7 @@ def _check_tensors(
 
 
 def _check_settings(who: str, training: bool, momentum: float | Tensor, eps: float, activation: str | None) -> None:
-    if eps < 0 or (training and eps == 0):
+    if not eps >= 0 or (training and eps == 0):  # not: nan too
         raise InvalidArgumentError(
             f"{who}: expected eps {'> 0 in training' if training else '>= 0'}, got {eps}. The usual value is 1e-5."
         )

@@ -110,10 +110,12 @@ def measure(x: Tensor, dims: list[int], mask: Tensor | None = None) -> Moments:
         centred = data - shift
         count = torch.full_like(shift.squeeze(dims), size, dtype=wide)
     else:
+        mask = mask[(None,) * (x.dim() - mask.dim())]
+        mask = mask.expand([x.shape[dim] if dim in dims else size for dim, size in enumerate(mask.shape)])
         sizes = mask.sum(dims, keepdim=True)
         shift = torch.where(mask, data.detach(), 0).sum(dims, keepdim=True) / sizes.clamp(min=1)
         centred = torch.where(mask, data - shift, 0)
-        count = sizes.to(wide).expand_as(shift).squeeze(dims)
+        count = sizes.to(wide).expand_as(shift).squeeze(dims).contiguous()
     residue = centred.sum(dims).to(wide)
     squares = centred.square().sum(dims).to(wide)
     number = count.clamp(min=1)

@@ -12,6 +12,7 @@ three routes:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,6 +136,9 @@ def _gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tupl
     x, mean, var, count, weight, bias, residual, mask = ctx.saved_tensors
     if torch.is_grad_enabled():
         kernel = _backward
+        if mask is not None:  # what it leaves out may be nan, which `where` keeps from results but not from a graph
+            dy, x = torch.where(mask, dy, 0), torch.where(mask, x, 0)
+            residual = None if residual is None else torch.where(mask, residual, 0)
         if count is not None:
             moments = eager.moments(_canonical(x, ctx.groups), None if mask is None else _canonical(mask, ctx.groups))
             mean, var = moments.mean, moments.var
@@ -161,22 +165,22 @@ def _normalize_gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four
 # ---- vmap: the mapped dimension becomes groups ----
 
 
-def _vmap_batch_norm(info: Any, in_dims: tuple, x: Tensor, *settings: Any) -> tuple[Four, tuple]:
+def _vmap_batch_norm(run: Callable, info: Any, in_dims: tuple, x: Tensor, *settings: Any) -> tuple[Four, tuple]:
+    """`run` is what is mapped: an operator's rule must end in the operator, a function's in the function."""
     x_dim, *dims = in_dims
     apply, groups = _fold_settings(info.batch_size, dims, settings)
-    y, moments = batch_norm(_fold_examples(info.batch_size, x_dim, x), apply, groups)
-    outputs = [_unfold(info.batch_size, t) for t in (y, moments.count, moments.mean, moments.m2)]
-    return tuple(outputs), (0, 0, 0, 0)  # type: ignore[return-value]
+    outputs = run(_fold_examples(info.batch_size, x_dim, x), *apply, groups)
+    return tuple(_unfold(info.batch_size, t) for t in outputs), (0, 0, 0, 0)  # type: ignore[return-value]
 
 
 def _vmap_normalize(
-    info: Any, in_dims: tuple, x: Tensor, mean: Tensor, var: Tensor, *settings: Any
+    run: Callable, info: Any, in_dims: tuple, x: Tensor, mean: Tensor, var: Tensor, *settings: Any
 ) -> tuple[Tensor, int]:
     x_dim, mean_dim, var_dim, *dims = in_dims
     size, groups = info.batch_size, settings[-1]
     apply, folded_groups = _fold_settings(size, dims, settings)
     statistics = (_fold_channels(size, mean_dim, mean, groups), _fold_channels(size, var_dim, var, groups))
-    y = normalize(_fold_examples(size, x_dim, x), *statistics, apply, folded_groups)  # type: ignore[arg-type]
+    y = run(_fold_examples(size, x_dim, x), *statistics, *apply, folded_groups)
     return _unfold(size, y), 0
 
 
@@ -231,7 +235,10 @@ def _unfold(size: int, y: Tensor) -> Tensor:
 class _BatchNorm(torch.autograd.Function):
     forward = staticmethod(_batch_norm)
     setup_context = staticmethod(_save_batch_norm)
-    vmap = staticmethod(_vmap_batch_norm)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Four, tuple]:
+        return _vmap_batch_norm(_BatchNorm.apply, info, in_dims, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -241,7 +248,10 @@ class _BatchNorm(torch.autograd.Function):
 class _Normalize(torch.autograd.Function):
     forward = staticmethod(_normalize)
     setup_context = staticmethod(_save_normalize)
-    vmap = staticmethod(_vmap_normalize)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
+        return _vmap_normalize(_Normalize.apply, info, in_dims, *inputs)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -289,6 +299,6 @@ _batch_norm_op.register_autograd(
 _normalize_op.register_autograd(
     lambda ctx, dy: _normalize_gradients(ctx, dy, _backward_op), setup_context=_save_normalize
 )
-_batch_norm_op.register_vmap(_vmap_batch_norm)
-_normalize_op.register_vmap(_vmap_normalize)
+_batch_norm_op.register_vmap(partial(_vmap_batch_norm, _batch_norm_op))
+_normalize_op.register_vmap(partial(_vmap_normalize, _normalize_op))
 _backward_op.register_vmap(_vmap_backward)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+import torch.fx
 from torch import Tensor
 
-from ..errors import InvalidArgumentError, InvalidInputError
+from ..errors import ChannelMismatchError, InvalidArgumentError, InvalidInputError
 from ..functional import batch_norm, check_activation, check_momentum
+from ..moments import statistics_dtype
 
 
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
@@ -31,7 +33,9 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         negative_slope: float = 0.01,
     ) -> None:
         name = type(self).__name__
-        if eps < 0:
+        if num_features < 0:
+            raise ChannelMismatchError(f"{name}: expected num_features >= 0, got {num_features}.")
+        if not eps >= 0:  # not: nan too
             raise InvalidArgumentError(f"{name}: expected eps >= 0, got {eps}. The usual value is 1e-5.")
         if momentum is not None:
             check_momentum(name, momentum)
@@ -42,11 +46,13 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor, *, residual: Tensor | None = None) -> Tensor:
         """Normalizes `input`, adds `residual` (same shape) if given, and applies the activation."""
+        if isinstance(input, torch.fx.Proxy):
+            return self._record(input, residual)
         self._check_input_dim(input)
         batches = self.num_batches_tracked if self.training and self.track_running_stats else None
         momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
         if batches is not None and self.momentum is None:
-            momentum = torch.reciprocal(batches + 1.0)
+            momentum = torch.reciprocal(batches.to(statistics_dtype(batches.device)) + 1)
         updates = not self.training or self.track_running_stats
         y = batch_norm(
             input,
@@ -65,6 +71,13 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if batches is not None:
             batches.add_(1)
         return y
+
+    def _record(self, input: torch.fx.Proxy, residual: Any) -> Any:
+        """The layer as one node of a graph traced by torch.fx, which treats only torch's own modules so by itself."""
+        path = input.tracer.path_of_module(self)  # type: ignore[attr-defined]
+        return input.tracer.create_proxy(
+            "call_module", path, (input,), {} if residual is None else {"residual": residual}
+        )
 
     def extra_repr(self) -> str:
         if self.activation is None:
@@ -121,7 +134,8 @@ class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
     Raises:
         InvalidArgumentError (a ValueError): eps, momentum or activation out of range.
         InvalidInputError (a ValueError): wrong number of dimensions, or one value a channel in train mode.
-        ChannelMismatchError (a RuntimeError): input or residual of a shape or dtype that does not fit.
+        ChannelMismatchError (a RuntimeError): input or residual of a shape or dtype that does not fit, or a negative
+            num_features.
         UnsupportedDtypeError (a NotImplementedError): an input that is not floating-point.
 
     Example::

@@ -1,0 +1,31 @@
+# Every target makes the environment it needs in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: study test test-all check
+
+study: .venv/.study  ## the main job; make study ARGS="--data mnist --data-dir DIR"
+	$(BIN)/steadynorm study $(ARGS)
+
+test: .venv/.dev  ## everything but the tests marked slow
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: .venv/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+.venv/.study: pyproject.toml constraints.txt | .venv
+	$(INSTALL) '.[study]'
+	touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv
+	$(INSTALL) '.[study,dev]'
+	touch $@ .venv/.study
+
+.venv:
+	$(PYTHON) -m venv .venv

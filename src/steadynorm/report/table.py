@@ -1,0 +1,21 @@
+"""The table a study prints at its end."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from ..records import Records
+from .summary import finished, rows
+
+
+def table(records: Records) -> Table:
+    """Measures down, variants across."""
+    result = Table(title=f"{records.spec.data_title}, {records.spec.epochs} epochs", title_justify="left")
+    result.add_column("")
+    for variant in records.spec.variants:
+        if runs := finished(records, variant):
+            result.add_column(f"{variant}\n{len(runs)} seed{'s' if len(runs) != 1 else ''}", justify="right")
+    for row in rows(records):
+        result.add_row(row.name, *(Text(cell.text).append(f"\n{cell.remark}", "dim") for cell in row.cells))
+    return result

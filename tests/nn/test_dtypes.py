@@ -1,0 +1,94 @@
+"""16-bit inputs, autocast, and the meta device, which has dtypes and no values."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import steadynorm as sn
+
+from ..support.twins import agree, normal, step, twins
+
+DOUBLE, HALF, BFLOAT = torch.float64, torch.float16, torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [HALF, BFLOAT])
+@pytest.mark.parametrize("parameters", ["float32", "same"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_sixteen_bit_inputs(dtype: torch.dtype, parameters: str, training: bool) -> None:
+    """Output and gradients in the dtypes torch gives, and no further from the float64 twin than torch's own are.
+
+    Results are rounded once from float32, by at most eps / 2; that float32 result is itself within 1e-5.
+    """
+    theirs, ours = twins(dtype=torch.float32 if parameters == "float32" else dtype)
+    exact = torch.nn.BatchNorm2d(3, dtype=DOUBLE)
+    exact.load_state_dict(ours.state_dict())
+    x, dy = normal(4, 3, 5, 6, dtype=dtype), normal(4, 3, 5, 6, seed=9, dtype=dtype)
+    results, peers = (step(layer.train(training), x, dy) for layer in (ours, theirs))
+    expected = step(exact.train(training), x.double(), dy.double())
+    for ours_is, theirs_is, exact_is in zip(results, peers, expected, strict=True):
+        assert ours_is.dtype == theirs_is.dtype
+        scale = exact_is.abs().max()
+        allowed = torch.finfo(ours_is.dtype).eps / 2 * scale + 1e-5 * scale
+        error = (ours_is.double() - exact_is).abs().max()
+        assert error <= max(allowed, 2 * (theirs_is.double() - exact_is).abs().max())
+    for name, buffer in ours.named_buffers():
+        assert buffer.dtype == theirs.get_buffer(name).dtype
+
+
+def test_autocast() -> None:
+    """conv in bfloat16, normalized in bfloat16, statistics and parameter gradients in float32."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(3, 4, 3, bias=False)
+    x = torch.randn(8, 3, 9, 9)
+    found = []
+    for layer in twins(features=4, dtype=torch.float32):
+        conv.zero_grad()
+        with torch.autocast("cpu", dtype=BFLOAT):
+            y = layer(conv(x))
+        y.square().mean().backward()
+        assert y.dtype == BFLOAT
+        assert layer.weight.grad is not None
+        assert conv.weight.grad is not None
+        assert layer.running_mean is not None
+        assert layer.weight.grad.dtype == layer.running_mean.dtype == torch.float32
+        found.append((y.float(), layer.weight.grad, conv.weight.grad.clone(), dict(layer.state_dict())))
+    theirs, ours = found
+    step_size = torch.finfo(BFLOAT).eps  # y and dx are rounded to bfloat16; two roundings may differ by one step
+    torch.testing.assert_close(ours[:3], theirs[:3], rtol=2 * step_size, atol=step_size)
+    torch.testing.assert_close(ours[3], theirs[3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE, HALF, BFLOAT])
+def test_meta(dtype: torch.dtype) -> None:
+    """Built and run on the meta device: shapes, dtypes and strides without memory."""
+    with torch.device("meta"):
+        layer = sn.BatchNorm2d(3, dtype=dtype)
+    assert {t.device.type for t in layer.state_dict().values()} == {"meta"}
+    x = torch.empty(4, 3, 5, 6, device="meta", dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+    for training in (True, False):
+        y = layer.train(training)(x)
+        (dx,) = torch.autograd.grad(y, x, torch.empty_like(y))
+        for result in (y, dx):
+            assert (result.shape, result.dtype, result.device, result.stride()) == (
+                x.shape,
+                dtype,
+                x.device,
+                x.stride(),
+            )
+    real = layer.to_empty(device="cpu")
+    real.reset_parameters()
+    real.train()(torch.zeros(2, 3, 2, 2, dtype=dtype))
+    assert real.num_batches_tracked == 1
+
+
+def test_meta_input_touches_no_state() -> None:
+    """A meta input to a layer with memory is refused; nothing moves."""
+    layer = sn.BatchNorm2d(3)
+    before = copy.deepcopy(layer.state_dict())
+    for training in (True, False):
+        with pytest.raises(RuntimeError):
+            layer.train(training)(torch.empty(4, 3, 5, 6, device="meta"))
+    agree(dict(layer.state_dict()), dict(before), rtol=0, atol=0)

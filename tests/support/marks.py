@@ -1,0 +1,9 @@
+"""Marks for tests during which torch warns of itself."""
+
+import pytest
+
+TORCH_JIT_WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
+"""On first use of forward-mode differentiation and of inductor."""
+
+TREE_SPEC_WARNS = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec:FutureWarning")
+"""When an exported program is copied."""

@@ -1,0 +1,197 @@
+"""Imports go one way, optional packages are imported where they belong, and `import steadynorm` stays light."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import steadynorm
+
+ROOT = Path(steadynorm.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+CHAIN = [
+    {"cli"},
+    {"study", "report", "inspect", "surgery", "statistics"},
+    {"walk"},
+    {"nn"},
+    {"functional"},
+    {"ops"},
+    {"kernels"},
+    {"moments", "errors"},
+]
+"""A part may import itself and any part of a later row."""
+
+RECORDS = {"cli", "study", "report"}
+"""Who may import `records`, which stands beside the chain and itself imports `errors` only."""
+
+OWNERS = {"numba": "kernels/numba_cpu", "triton": "kernels/triton_gpu"}
+"""Packages that only files of these names may import."""
+
+PARTS = set().union(*CHAIN, {"records", "reference"})
+
+USERS = {"cli", "study"}
+"""Who may use the public names of `steadynorm` itself, as a user does."""
+
+WITHOUT_TORCH = {"report", "records", "errors", "reference"}
+LIGHT = "numba triton matplotlib plotly sklearn click rich jinja2 PIL pooch".split()
+"""Packages that `import steadynorm` must not bring."""
+
+
+def part_of(path: str) -> str:
+    """The part of the package a file belongs to: kernels/eager.py → kernels, ops.py → ops, __init__.py → "" (all)."""
+    first = path.split("/", maxsplit=1)[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imported(path: str, source: str) -> Iterator[str]:
+    """Every module a file imports, anywhere in it, by absolute dotted name; `from a import b` counts as a.b."""
+    package = ["steadynorm", *path.split("/")[:-1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def allowed_parts(part: str) -> set[str]:
+    """The parts of steadynorm that `part` may import."""
+    if part == "":
+        return PARTS - {"cli", "reference"}
+    if part == "records":
+        return {"records", "errors"}
+    if part == "report":
+        return {"report", "records", "errors"}
+    if part == "reference":
+        return set()
+    row = next((row for row, parts in enumerate(CHAIN) if part in parts), None)
+    if row is None:
+        raise LookupError(f"{part!r} is in no row of CHAIN: say where it stands")
+    return {part}.union(*CHAIN[row + 1 :], {"records"} if part in RECORDS else set())
+
+
+def offences(path: str, source: str) -> list[str]:
+    """What a file at `path` imports and may not."""
+    part, found = part_of(path), []
+    allowed = allowed_parts(part)
+    for name in imported(path, source):
+        first, *rest = name.split(".")
+        if first == "steadynorm":
+            target = rest[0] if rest else ""
+            if target not in allowed and not (target not in PARTS and part in USERS):
+                found.append(f"{path}: {part or 'steadynorm'} may not import {name}")
+        elif first in OWNERS and not path.startswith(OWNERS[first]):
+            found.append(f"{path}: only {OWNERS[first]}*.py may import {first}")
+        elif first == "torch" and part in WITHOUT_TORCH:
+            found.append(f"{path}: {part} may not import torch")
+        elif part == "reference" and first != "numpy" and first not in sys.stdlib_module_names:
+            found.append(f"{path}: reference may import only numpy and the standard library, not {first}")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_one_way(file: Path) -> None:
+    assert not offences(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("moments.py", "from .kernels import Apply"),
+        ("moments.py", "from . import kernels"),
+        ("moments.py", "import steadynorm.ops"),
+        ("moments.py", "from steadynorm import functional"),
+        ("moments.py", "import steadynorm"),
+        ("moments.py", "def f():\n    from .nn.batchnorm import BatchNorm1d"),
+        ("kernels/eager.py", "from ..ops import dense"),
+        ("kernels/eager.py", "from .. import reference"),
+        ("ops.py", "from . import BatchNorm1d"),
+        ("nn/batchnorm.py", "from ..surgery.fold import fold"),
+        ("nn/batchnorm.py", "from ..records import load"),
+        ("study/grid.py", "from ..cli import main"),
+        ("study/grid.py", "from ..report import render"),
+        ("surgery/fold.py", "from ..statistics import hold"),
+        ("report/page.py", "import torch"),
+        ("report/page.py", "from torch import Tensor"),
+        ("report/page.py", "if True:\n    import torch.nn as nn"),
+        ("report/page.py", "from ..nn import BatchNorm1d"),
+        ("records.py", "from .moments import Moments"),
+        ("reference.py", "from .errors import SteadynormError"),
+        ("reference.py", "import scipy"),
+        ("nn/sync.py", "from .. import reference"),
+        ("__init__.py", "from . import reference"),
+        ("__init__.py", "from .cli import main"),
+        ("kernels/eager.py", "import numba"),
+        ("kernels/triton_gpu.py", "from numba import njit"),
+        ("study/run.py", "import triton.language as tl"),
+        ("kernels/__init__.py", "try:\n    import triton\nexcept ImportError:\n    pass"),
+    ],
+)
+def test_forbidden_imports_are_caught(path: str, source: str) -> None:
+    assert len(offences(path, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("__init__.py", "from . import functional, nn\nfrom .moments import Moments"),
+        ("nn/batchnorm.py", "from ..functional import batch_norm\nfrom ..errors import SteadynormError\nimport torch"),
+        ("nn/__init__.py", "from .batchnorm import BatchNorm1d\nfrom . import batchnorm"),
+        ("kernels/numba_cpu.py", "import numba\nfrom . import Apply\nfrom ..moments import Moments"),
+        ("kernels/numba_cpu_last.py", "from numba import njit"),
+        ("kernels/triton_gpu.py", "import triton\nimport triton.language as tl"),
+        ("cli.py", "from .study.grid import run\nfrom . import records, __version__"),
+        (
+            "study/grid.py",
+            "from ..records import save\nfrom ..walk import norms\nimport torch\nimport steadynorm as sn",
+        ),
+        ("report/page.py", "from .. import records\nfrom ..errors import RecordError\nimport jinja2\nimport numpy"),
+        ("reference.py", "import math\nimport numpy as np\nfrom numpy.typing import ArrayLike"),
+    ],
+)
+def test_allowed_imports_pass(path: str, source: str) -> None:
+    assert not offences(path, source)
+
+
+def test_a_new_part_must_be_placed() -> None:
+    with pytest.raises(LookupError, match="'helpers' is in no row of CHAIN"):
+        offences("helpers.py", "import torch")
+
+
+IMPORT = """
+import json, sys, time
+import torch
+before = set(sys.modules)
+start = time.perf_counter()
+import steadynorm
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, sorted({name.partition(".")[0] for name in set(sys.modules) - before})]))
+"""
+
+
+def fresh_import() -> tuple[float, list[str]]:
+    """In a new interpreter, after torch: how many seconds `import steadynorm` takes, and which packages it brings."""
+    process = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
+    seconds, packages = json.loads(process.stdout)
+    return seconds, packages
+
+
+def test_import_is_light() -> None:
+    """No optional or slow package, and less than 0.3 s; the best of three tries, as a machine may be busy."""
+    best = float("inf")
+    for _ in range(3):
+        seconds, packages = fresh_import()
+        assert "steadynorm" in packages
+        assert not set(packages) & set(LIGHT)
+        best = min(best, seconds)
+        if best < 0.3:
+            break
+    assert best < 0.3
