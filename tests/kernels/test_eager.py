@@ -248,3 +248,15 @@ def test_unknown_activation_has_no_gradient() -> None:
     x, dy, apply, mean, var = draw(Setup(""))
     with pytest.raises(ValueError, match="no activation 'elu'"):
         eager.backward(dy, x, mean, var, apply._replace(activation="elu"))
+
+
+@pytest.mark.parametrize(("activation", "derivative"), [("relu", 0.0), ("leaky_relu", 0.2)])
+def test_gradient_at_the_kink(activation: str, derivative: float) -> None:
+    """At z = 0 exactly the derivative is the one from the left, as torch takes it."""
+    x = torch.zeros(1, 2, 1, 3)
+    apply = Apply(None, None, EPS, None, None, activation, 0.2)
+    dz = eager.backward(torch.ones_like(x), x, torch.zeros(1, 1), torch.ones(1, 1), apply).residual
+    assert torch.equal(dz, torch.full_like(x, derivative))
+    assert (
+        reference.activate_derivative(0.0, reference.Settings(activation=activation, negative_slope=0.2)) == derivative
+    )
