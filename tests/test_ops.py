@@ -125,7 +125,7 @@ STATISTICS_AXES: list[Axes] = [
     {"x": 1, "mean": 1, "weight": 0},
     {"x": 0, "weight": 0, "bias": 0, "residual": 0, "mask": 1, "mean": 1, "var": 0},
 ]
-GRADIENT_AXES: list[Axes] = [{"dy": 0}, {"count": 1, "mean": 0}, {"dy": 2, "x": 1, "mean": 0, "var": 0, "count": 2}]
+GRADIENT_AXES: list[Axes] = [{"dy": 0}, {"count": 1, "mean": 0}, {"dy": 2, "x": 1, "mean": 0, "var": 0, "count": -1}]
 MAPS = [
     *(("batch_norm", axes) for axes in AXES),
     *(("normalize", axes) for axes in [*AXES, *STATISTICS_AXES]),
@@ -133,13 +133,12 @@ MAPS = [
 ]
 
 
-def arguments(form: str, axes: Axes, groups: int) -> dict[str, Any]:
-    """Named arguments in order; those in `axes` have one more dimension there, MAPPED long."""
-    own = (groups, CHANNELS) if groups > 1 else (CHANNELS,)
+def arguments(form: str, axes: Axes, groups: int, shared: bool) -> dict[str, Any]:
+    """Named arguments in order, MAPPED long in `axes`; values per channel are (C,) if shared, else (groups, C)."""
+    own = (CHANNELS,) if shared else (groups, CHANNELS)
     shapes = {
         **dict.fromkeys(("x", "dy", "residual"), (2 * groups, CHANNELS, 5)),
-        **dict.fromkeys(("weight", "bias"), own),
-        **dict.fromkeys(("mean", "var", "count"), (groups, CHANNELS)),
+        **dict.fromkeys(("weight", "bias", "mean", "var", "count"), own),
         "mask": (2 * groups, 1, 5),
     }
     names = (*FORMS[form], "weight", "bias", "eps", "residual", "mask", "activation", "negative_slope", "groups")
@@ -157,10 +156,11 @@ def arguments(form: str, axes: Axes, groups: int) -> dict[str, Any]:
     return values
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize(("form", "axes"), MAPS, ids=str)
-def test_vmap_rule_is_a_loop(form: str, axes: Axes, groups: int) -> None:
-    values = arguments(form, axes, groups)
+def test_vmap_rule_is_a_loop(form: str, axes: Axes, groups: int, shared: bool) -> None:
+    values = arguments(form, axes, groups, shared)
     operator = OPERATORS[form]
     dims = tuple(axes.get(name) for name in values)
     together = torch.vmap(operator, in_dims=dims)(*values.values())
@@ -175,6 +175,15 @@ def test_vmap_rule_is_a_loop(form: str, axes: Axes, groups: int) -> None:
 
 
 # ---- derivatives ----
+
+
+def test_moments_pass_no_gradient() -> None:
+    """Neither from the function's route nor from the operator: running statistics hold no graph."""
+    x = normal(4, CHANNELS, 5).requires_grad_()
+    y, moments = ops.batch_norm(x, Apply(None, None, 1e-5))
+    operator_y, *operator_moments = FORWARD(x, None, None, 1e-5, None, None, None, 0.01, 1)
+    assert all(output.requires_grad for output in (y, operator_y))
+    assert not any(t.requires_grad for t in (moments.count, moments.mean, moments.m2, *operator_moments))
 
 
 def small_inputs(groups: int = 1, residual: bool = True) -> tuple[Tensor, ...]:

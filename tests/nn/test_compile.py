@@ -143,7 +143,7 @@ class Block(torch.nn.Module):
     def __init__(self, activation: str | None) -> None:
         super().__init__()
         self.conv = torch.nn.Conv2d(3, 4, 3)
-        self.norm = sn.BatchNorm2d(4, activation=activation)
+        self.norm = sn.BatchNorm2d(4, activation=activation, negative_slope=0.3)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)

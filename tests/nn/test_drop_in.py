@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import steadynorm as sn
 
@@ -151,6 +153,25 @@ def test_frozen_parameters_need_no_gradient() -> None:
         assert not layer(x).requires_grad
     agree(inputs[1], inputs[0])
     agree(weights[1], weights[0])
+
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "leaky_relu": partial(F.leaky_relu, negative_slope=0.3),
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation_is_torchs_function_after_the_layer(activation: str, training: bool) -> None:
+    theirs, ours = twins()
+    ours.activation, ours.negative_slope = activation, 0.3
+    x = normal(4, 3, 5, 6)
+    agree(ours.train(training)(x), ACTIVATIONS[activation](theirs.train(training)(x)))
 
 
 # ---- memory ----

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..records import Records
-from .summary import finished, rows
+from .summary import Cell, finished, rows
 
 
 def table(records: Records) -> Table:
@@ -17,5 +17,9 @@ def table(records: Records) -> Table:
         if runs := finished(records, variant):
             result.add_column(f"{variant}\n{len(runs)} seed{'s' if len(runs) != 1 else ''}", justify="right")
     for row in rows(records):
-        result.add_row(row.name, *(Text(cell.text).append(f"\n{cell.remark}", "dim") for cell in row.cells))
+        result.add_row(row.name, *map(_text, row.cells))
     return result
+
+
+def _text(cell: Cell) -> Text:
+    return Text(cell.text).append(f"\n{cell.remark}", "dim") if cell.remark else Text(cell.text)
