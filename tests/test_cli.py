@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from steadynorm import records
+from steadynorm import cli, records
 
 COMMAND = [sys.executable, "-m", "steadynorm.cli"]
 
@@ -86,9 +86,9 @@ def test_records_of_another_study_are_kept(tmp_path: Path) -> None:
 def test_interrupt_keeps_finished_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
     """Ctrl-C in the second run: the first is kept, its report can be drawn, and the same command finishes the study."""
     arguments = ["study", "--epochs", "3", "--seeds", "1", "--out", "o"]
-    process = subprocess.Popen(
-        [*COMMAND, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job ignores it
+    command = [sys.executable, "-c", f"{heed}; from steadynorm.cli import main; main()", *arguments]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (records.exist(tmp_path / "o") and records.read(tmp_path / "o").runs):
         assert time.monotonic() < deadline
@@ -123,3 +123,17 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
     assert done.stderr == (
         "steadynorm: the command line needs optional packages (click): pip install 'steadynorm[study]'\n"
     )
+
+
+def test_interrupt_before_anything_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.cnn, "run", interrupt)
+    monkeypatch.setattr(sys, "argv", ["steadynorm", "study", "--out", str(tmp_path / "o")])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "steadynorm: interrupted; no run was begun\n"

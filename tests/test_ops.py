@@ -67,6 +67,8 @@ INPUTS = [
     Input("nothing asks for a gradient", requires_grad=False, activation="relu"),
     Input("not affine", (6, CHANNELS), affine=False),
     Input("residual", residual=True, activation="silu"),
+    Input("residual alone", residual=True),
+    Input("residual, mask", residual=True, masked=True),
     Input("channels last", (4, CHANNELS, 2, 3), residual=True, channels_last=True, activation="gelu"),
     Input("mask", masked=True, activation="tanh"),
     Input("groups", groups=2, activation="leaky_relu"),

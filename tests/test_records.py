@@ -55,7 +55,6 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         ('{"format": "other"}', "is not a steadynorm study: expected format 'steadynorm-study'"),
         ('{"format": "steadynorm-study", "version": 99}', "has version 99, this steadynorm reads version 1"),
         ('{"format": "steadynorm-study", "version": 1}', "is damaged"),
-        ('{"format": "steadynorm-study", "version": 1, "runs": [3], "spec": {}}', "is damaged"),
     ],
 )
 def test_what_is_no_record_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -67,4 +66,34 @@ def test_what_is_no_record_is_refused(tmp_path: Path, text: str, message: str) -
 def test_no_records(tmp_path: Path) -> None:
     assert not records.exist(tmp_path)
     with pytest.raises(RecordError, match=r"no records\.json in .* Run `steadynorm study"):
+        records.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("runs", 0, "test_accuracy"), None, "expected <class 'float'>, got None"),
+        (("runs", 0, "epochs"), [], "expected 4 epochs in each run"),
+        (("runs", 0, "epochs", 1, "seconds"), "1", "expected <class 'float'>, got '1'"),
+        (("runs", 0, "seed"), True, "expected <class 'int'>, got True"),
+        (("runs", 0, "variant"), "other", "are not runs of"),
+        (("runs", 1, "variant"), "without BN", "once each"),
+        (("runs", 0), {}, "expected variant, seed, .* for Run, got {}"),
+        (("spec", "epochs"), "4", "expected <class 'int'>, got '4'"),
+        (("spec", "data_sha256"), 5, "expected <class 'str'>, got 5"),
+        (("environment",), None, "got None"),
+        (("environment", "torch"), 2, "expected <class 'str'>, got 2"),
+    ],
+    ids=str,
+)
+def test_damage_is_named(tmp_path: Path, place: tuple[str | int, ...], value: object, message: str) -> None:
+    records.write(tmp_path, full_records())
+    document = json.loads((tmp_path / "records.json").read_text())
+    *way, last = place
+    inner = document
+    for step in way:
+        inner = inner[step]
+    inner[last] = value
+    (tmp_path / "records.json").write_text(json.dumps(document))
+    with pytest.raises(RecordError, match=f"is damaged: .*{message}"):
         records.read(tmp_path)

@@ -79,6 +79,8 @@ def study(
         with RichWatcher(console) as watcher:
             kept = cnn.run(images, data_dir, settings, seeds, out, watcher)
     except KeyboardInterrupt:
+        if not records.exist(out):
+            _fail("interrupted; no run was begun", 130)
         kept = records.read(out)
         done = f"{len(kept.runs)} of {len(kept.wanted)} runs are finished and kept in {out}"
         _fail(f"interrupted; {done}. The same command goes on; `steadynorm report {out}` draws what there is.", 130)

@@ -105,7 +105,7 @@ def _update_running(
     try:
         for running, new in ((running_mean, batch.mean), (running_var, batch.var_unbiased)):
             if running is not None:
-                running.copy_(running * (1 - momentum) + new[0].detach() * momentum)
+                running.copy_(running.to(new.dtype) * (1 - momentum) + new[0].detach() * momentum)
     except RuntimeError as error:
         if "vmap" not in str(error):
             raise
@@ -169,7 +169,8 @@ def _check_tensors(
     if residual is not None and (residual.shape != input.shape or residual.dtype != input.dtype):
         raise ChannelMismatchError(
             f"{who}: expected a residual of the input's shape {shape} and dtype {input.dtype}, "
-            f"got shape {tuple(residual.shape)} and dtype {residual.dtype}."
+            f"got shape {tuple(residual.shape)} and dtype {residual.dtype}. Convert it with residual.to(input.dtype), "
+            "or add it after the layer."
         )
 
 

@@ -6,9 +6,10 @@ import json
 import math
 import os
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from .errors import RecordError
 
@@ -86,28 +87,32 @@ def finite(value: float) -> float | None:
 
 
 def write(directory: Path, records: Records) -> None:
-    """Writes `directory`/records.json in one step: a reader, or a crash, sees the old file or the new one.
+    """Writes `directory`/records.json, see `replace`."""
+    document = {"format": FORMAT, "version": VERSION, **asdict(records)}
+    replace(directory / FILE_NAME, json.dumps(document, indent=1, allow_nan=False).encode())
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Writes a file in one step: a reader, or a crash, sees the old content or the new.
 
     Raises:
-        RecordError: the directory cannot be made or written to.
+        RecordError: its folder cannot be made or written to.
     """
-    document = {"format": FORMAT, "version": VERSION, **asdict(records)}
-    text = json.dumps(document, indent=1, allow_nan=False)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=directory, prefix=FILE_NAME, suffix=".tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).chmod(0o644)
-            Path(name).replace(directory / FILE_NAME)
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise RecordError(f"cannot write to {directory}: {error.strerror}. Choose another --out.") from error
+        raise RecordError(f"cannot write to {path.parent}: {error.strerror}. Choose another --out.") from error
 
 
 def exist(directory: Path) -> bool:
@@ -138,12 +143,40 @@ def read(directory: Path) -> Records:
             f"{path} has version {document.get('version')!r}, this steadynorm reads version {VERSION}. "
             "Run the study again, or use the steadynorm that wrote it."
         )
+    content = {name: value for name, value in document.items() if name not in ("format", "version")}
     try:
-        return _records(document)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"{path} is damaged: {error!r}. Run the study again in another folder.") from error
+        records = _typed(Records, content)
+        _check_runs(records)
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"{path} is damaged: {error}. Run the study again in another folder.") from error
+    return records
 
 
-def _records(document: dict[str, Any]) -> Records:
-    runs = [Run(**{**run, "epochs": [Epoch(**epoch) for epoch in run["epochs"]]}) for run in document["runs"]]
-    return Records(Spec(**document["spec"]), document["command"], document["environment"], runs)
+def _typed(kind: Any, value: Any) -> Any:
+    """`value` of JSON as `kind`: a dataclass of this file, or the types its fields have."""
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if not isinstance(value, dict) or value.keys() != hints.keys():
+            raise TypeError(f"expected {', '.join(hints)} for {kind.__name__}, got {value!r:.80}")  # type: ignore[union-attr]
+        return kind(**{name: _typed(hint, value[name]) for name, hint in hints.items()})  # type: ignore[operator]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is list and isinstance(value, list):
+        return [_typed(arguments[0], item) for item in value]
+    if origin is dict and isinstance(value, dict):
+        return {_typed(arguments[0], key): _typed(arguments[1], item) for key, item in value.items()}
+    if origin is None and isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool):
+        return value
+    if value is None and type(None) in arguments:
+        return None
+    if origin is UnionType:
+        return _typed(arguments[0], value)
+    raise TypeError(f"expected {kind}, got {value!r:.80}")
+
+
+def _check_runs(records: Records) -> None:
+    """Raises ValueError for a run that is not of this study, there twice, or of another length."""
+    done = [(run.variant, run.seed) for run in records.runs]
+    if len(set(done)) != len(done) or not set(done) <= set(records.wanted):
+        raise ValueError(f"its runs {done} are not runs of {records.wanted}, once each")
+    if any(len(run.epochs) != records.spec.epochs for run in records.runs):
+        raise ValueError(f"expected {records.spec.epochs} epochs in each run")

@@ -68,7 +68,7 @@ def same_step(layer: torch.nn.Module, compiled: Any, size: int, residual: bool) 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize(("activation", "residual"), [(None, False), ("relu", True)])
+@pytest.mark.parametrize(("activation", "residual"), [(None, False), (None, True), ("relu", True)])
 def test_compiled(training: bool, dynamic: bool, activation: str | None, residual: bool) -> None:
     """fullgraph; in training one operator forward and one backward, in eval none but torch's; dynamic compiles once."""
     _, layer = twins()

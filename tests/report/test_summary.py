@@ -53,3 +53,16 @@ def test_unfinished_studies_are_not_judged() -> None:
     assert rows(some_records([]))[0].cells == []
     one = some_records([a_run("with BN", 0, [0.9], [0.1])])
     assert [row.cells for row in rows(one)][2] == [Cell("–")]
+
+
+def test_seeds_that_diverged_are_counted() -> None:
+    runs = [a_run("with BN", 0, [0.5] * 4, [1.0, 0.8, 0.7, 0.5]), a_run("with BN", 1, [0.1] * 4, [None] * 4)]
+    cells = {row.name: row.cells for row in rows(some_records(runs))}
+    assert cells["validation-loss roughness"] == [Cell("0.1", "1 of 2 seeds, the others are not finite")]
+
+
+def test_verdict_of_an_unfinished_study_says_so() -> None:
+    records = some_records(full_records().runs[:3])
+    assert "Test accuracy is 92.00% with BN and 80.00% without BN, over one seed that both have finished." in verdict(
+        records
+    )

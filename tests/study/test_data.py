@@ -126,6 +126,7 @@ def test_idx_files(tmp_path: Path, mnist_files: dict[str, bytes], name: str, gzi
         (3, lambda content: idx(np.arange(4)), "has 5 images, but .* has 4 labels"),
         (3, lambda content: idx(np.arange(5) + 7), "expected labels 0 to 9, got 11"),
     ],
+    ids=["last byte", "header", "labels as images", "text", "nothing", "count", "labels"],
 )
 def test_wrong_idx_files_are_named(
     tmp_path: Path, mnist_files: dict[str, bytes], file: int, change: Callable[[bytes], bytes], message: str
@@ -134,6 +135,25 @@ def test_wrong_idx_files_are_named(
     with pytest.raises(DataError, match=message) as caught:
         load("mnist", tmp_path)
     assert NAMES[file] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((20, 5, 5), "expected square images of at least 18x18, .* got 5x5"),
+        ((20, 28, 20), "expected square images .* got 28x20"),
+        ((20, 32, 32), "got 32x32 and 28x28"),
+        ((0, 28, 28), "expected images in every part, found none for train and validation"),
+        ((5, 28, 28), "found none for validation"),
+    ],
+)
+def test_images_no_network_can_learn_from(
+    tmp_path: Path, mnist_files: dict[str, bytes], shape: tuple[int, ...], message: str
+) -> None:
+    for name, array in ((NAMES[0], np.zeros(shape)), (NAMES[1], np.zeros(shape[0]))):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+    with pytest.raises(DataError, match=message):
+        load("mnist", tmp_path)
 
 
 def test_truncated_gzip(tmp_path: Path, mnist_files: dict[str, bytes]) -> None:
@@ -230,11 +250,27 @@ def test_cifar_binary(tmp_path: Path) -> None:
         ({"0.png": picture(0)}, "expected pictures as .train,test./CLASS/PICTURE"),
         ({"cifar10/train/airplane/0.png": picture(0)}, "expected test images, found none"),
         ({"data_batch_1.bin": b"123"}, "expected data_batch_1.bin to hold records of 3073 bytes, got 3 bytes"),
+        ({"data_batch_1.bin": bytes([77]) * 3073}, "expected labels 0 to 9, got 77 in data_batch_1.bin"),
+        ({"cifar10/train/airplane/0.png": picture(0)[:60] + b"broken"}, "cannot read the picture"),
     ],
 )
 def test_wrong_cifar_members_are_named(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     write_tar(tmp_path / "cifar10.tar", members, "w:")
     with pytest.raises(DataError, match=message):
+        load("cifar10", tmp_path)
+
+
+def test_folders_named_like_pictures_are_passed_over(tmp_path: Path) -> None:
+    write_tar(tmp_path / "cifar10.tar", cifar_members(), "w:")
+    with tarfile.open(tmp_path / "cifar10.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    (tmp_path / "cifar10" / "train" / "airplane" / "x.png").mkdir()
+    check_cifar(load("cifar10", tmp_path))
+
+
+def test_pickles_are_never_read(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz holds pickles, which are never read"):
         load("cifar10", tmp_path)
 
 

@@ -63,7 +63,14 @@ def test_another_study_in_the_folder_is_refused_and_kept(tmp_path: Path) -> None
 
 def test_the_command_redoes_the_study(tmp_path: Path) -> None:
     kept = study(tmp_path, Silent(), seeds=1)
-    assert cnn.command(kept.spec, Path("my data")) == (
+    assert cnn.command(kept.spec, Path("my data"), Path("o")) == (
         "steadynorm study --data small --data-dir 'my data' "
-        "--epochs 1 --batch-size 16 --lr 0.001 --optimizer adam --seeds 1"
+        "--epochs 1 --batch-size 16 --lr 0.001 --optimizer adam --seeds 1 --out o"
     )
+
+
+def test_runs_of_another_environment_are_not_mixed_in(tmp_path: Path) -> None:
+    kept = study(tmp_path, Silent(), seeds=1)
+    records.write(tmp_path, replace(kept, environment={**kept.environment, "torch": "2.0"}))
+    with pytest.raises(RecordError, match=r"other settings \(torch: '2\.0', now '2\..*'\)"):
+        study(tmp_path, Silent(), seeds=1)

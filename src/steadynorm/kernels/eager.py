@@ -6,6 +6,7 @@ Arithmetic per channel is float64; per element it is the data's dtype, float32 f
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
 
 
 def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
-    y = _activate(_pre_activation(x, mean, var, apply), apply)
+    y = _activate(_pre_activation(_centre(x, mean), var, apply), apply)
     if apply.mask is not None:
         y = torch.where(apply.mask, y, 0)
     return y.to(x.dtype)
@@ -32,7 +33,8 @@ def forward(x: Tensor, apply: Apply) -> tuple[Tensor, Moments]:
 
 
 def reduce_grad(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> tuple[Tensor, Tensor]:
-    return _reduce(_pre_activation_grad(dy, x, mean, var, apply), x, mean, var, apply)
+    centred = _centre(x, mean)
+    return _reduce(_pre_activation_grad(dy, centred, var, apply), centred, var, apply)
 
 
 def input_grad(
@@ -44,47 +46,62 @@ def input_grad(
     sums: tuple[Tensor, Tensor] | None = None,
     count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    dz = _pre_activation_grad(dy, x, mean, var, apply)
-    return _input_grad(dz, x, mean, var, apply, sums, count), dz.to(x.dtype)
+    centred = _centre(x, mean)
+    dz = _pre_activation_grad(dy, centred, var, apply)
+    return _input_grad(dz, centred, var, apply, sums, count).to(x.dtype), dz.to(x.dtype)
 
 
 def backward(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, count: Tensor | None = None) -> Gradients:
-    dz = _pre_activation_grad(dy, x, mean, var, apply)
-    sums = _reduce(dz, x, mean, var, apply)
-    dx = _input_grad(dz, x, mean, var, apply, sums if count is not None else None, count)
-    return Gradients(dx, weight=sums[1], bias=sums[0], residual=dz.to(x.dtype))
+    centred = _centre(x, mean)
+    dz = _pre_activation_grad(dy, centred, var, apply)
+    sums = _reduce(dz, centred, var, apply)
+    dx = _input_grad(dz, centred, var, apply, sums if count is not None else None, count)
+    return Gradients(dx.to(x.dtype), weight=sums[1], bias=sums[0], residual=dz.to(x.dtype))
 
 
-def _pre_activation(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
-    """z in the working dtype. What rounding takes from the mean is put back through the shift."""
-    centred, rest = _centre(x, mean)
+class Centred(NamedTuple):
+    """x minus the mean as x's working dtype holds it, and what rounding took from the mean."""
+
+    x: Tensor
+    rest: Tensor
+
+
+def _centre(x: Tensor, mean: Tensor) -> Centred:
+    data = _working(x)
+    mean = mean.to(statistics_dtype(x.device))
+    held = mean.to(data.dtype)
+    return Centred(data - _per_channel(held, data), mean - held)
+
+
+def _pre_activation(centred: Centred, var: Tensor, apply: Apply) -> Tensor:
+    """z in the working dtype. What rounding took from the mean is put back through the shift."""
+    x, rest = centred
     scale = _scale(var, apply)
     shift = -rest * scale if apply.bias is None else apply.bias - rest * scale
-    z = torch.addcmul(_per_channel(shift, centred), centred, _per_channel(scale, centred))
+    z = torch.addcmul(_per_channel(shift, x), x, _per_channel(scale, x))
     return z if apply.residual is None else z + apply.residual
 
 
-def _pre_activation_grad(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
+def _pre_activation_grad(dy: Tensor, centred: Centred, var: Tensor, apply: Apply) -> Tensor:
     """dz, 0 where the mask is False, in the working dtype."""
     dz = _working(dy)
     if apply.activation is not None:
-        dz = _activate_grad(dz, _pre_activation(x, mean, var, apply), apply)
+        dz = _activate_grad(dz, _pre_activation(centred, var, apply), apply)
     return dz if apply.mask is None else torch.where(apply.mask, dz, 0)
 
 
-def _reduce(dz: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> tuple[Tensor, Tensor]:
-    centred, rest = _centre(x, mean)
+def _reduce(dz: Tensor, centred: Centred, var: Tensor, apply: Apply) -> tuple[Tensor, Tensor]:
+    x, rest = centred
     if apply.mask is not None:
-        centred = torch.where(apply.mask, centred, 0)
+        x = torch.where(apply.mask, x, 0)
     sum_dz = dz.sum([1, 3]).to(rest.dtype)
-    sum_dz_centred = (dz * centred).sum([1, 3]).to(rest.dtype) - rest * sum_dz
+    sum_dz_centred = (dz * x).sum([1, 3]).to(rest.dtype) - rest * sum_dz
     return sum_dz, sum_dz_centred * _invstd(var, apply)
 
 
 def _input_grad(
     dz: Tensor,
-    x: Tensor,
-    mean: Tensor,
+    centred: Centred,
     var: Tensor,
     apply: Apply,
     sums: tuple[Tensor, Tensor] | None,
@@ -92,16 +109,14 @@ def _input_grad(
 ) -> Tensor:
     scale = _per_channel(_scale(var, apply), dz)
     if sums is None or count is None:
-        return (dz * scale).to(x.dtype)
-    centred, rest = _centre(x, mean)
+        return dz * scale
+    x, rest = centred
     sum_dz, sum_dz_xhat = sums
     number = count.clamp(min=1)
     slope = sum_dz_xhat / number * _invstd(var, apply)
     level = sum_dz / number - slope * rest
-    dx = (dz - _per_channel(level, dz) - centred * _per_channel(slope, dz)) * scale
-    if apply.mask is not None:
-        dx = torch.where(apply.mask, dx, 0)
-    return dx.to(x.dtype)
+    dx = (dz - _per_channel(level, dz) - x * _per_channel(slope, dz)) * scale
+    return dx if apply.mask is None else torch.where(apply.mask, dx, 0)
 
 
 def _activate(z: Tensor, apply: Apply) -> Tensor:
@@ -138,14 +153,6 @@ def _activate_grad(dy: Tensor, z: Tensor, apply: Apply) -> Tensor:
 
 def _working(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
-
-
-def _centre(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """x minus the mean as x's working dtype holds it, and what rounding took from the mean."""
-    data = _working(x)
-    mean = mean.to(statistics_dtype(x.device))
-    held = mean.to(data.dtype)
-    return data - _per_channel(held, data), mean - held
 
 
 def _invstd(var: Tensor, apply: Apply) -> Tensor:

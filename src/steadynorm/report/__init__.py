@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import RecordError
-from ..records import read
+from ..records import read, replace
 from . import figure, page
 
 PAGE, PICTURE = "report.html", "curves.png"
@@ -18,9 +17,6 @@ def write(directory: Path) -> list[Path]:
         RecordError: there are no records, they are damaged or of another version, or the folder cannot be written to.
     """
     records = read(directory)
-    try:
-        page.write(records, directory / PAGE)
-        figure.draw(records, directory / PICTURE)
-    except OSError as error:
-        raise RecordError(f"cannot write to {directory}: {error.strerror}.") from error
+    replace(directory / PAGE, page.render(records).encode())
+    replace(directory / PICTURE, figure.draw(records))
     return [directory / PAGE, directory / PICTURE]

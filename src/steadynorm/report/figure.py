@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from io import BytesIO
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,8 +12,8 @@ from ..records import Records
 from .curves import PANELS, Panel, curves
 
 
-def draw(records: Records, path: Path) -> None:
-    """Writes the four panels to `path`, in the format its ending names."""
+def draw(records: Records) -> bytes:
+    """The four panels, as a PNG."""
     figure = Figure(figsize=(9, 6.2), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     for axis, panel in zip(axes.flat, PANELS, strict=True):
@@ -23,7 +23,9 @@ def draw(records: Records, path: Path) -> None:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
     figure.suptitle(records.spec.data_title, x=0.01, ha="left", fontweight="bold")
-    figure.savefig(path, dpi=150)
+    picture = BytesIO()
+    figure.savefig(picture, dpi=150, format="png")
+    return picture.getvalue()
 
 
 def _panel(axis, records: Records, panel: Panel) -> None:

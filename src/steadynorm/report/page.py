@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ from .curves import PANELS, Curve, Panel, curves
 from .summary import finished, rows, verdict
 
 
-def write(records: Records, path: Path) -> None:
-    """Writes the page to `path`. Whatever text the records hold is shown as text, never run."""
+def render(records: Records) -> str:
+    """The page. Whatever text the records hold is shown as text, never run."""
     environment = Environment(
         loader=PackageLoader("steadynorm", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     variants = [variant for variant in records.spec.variants if finished(records, variant)]
-    text = environment.get_template("page.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         records=records,
         spec=records.spec,
         variants=[(variant, len(finished(records, variant))) for variant in variants],
@@ -32,7 +31,6 @@ def write(records: Records, path: Path) -> None:
         panels=[(panel, _figure(records, panel), curves(records, panel)) for panel in PANELS],
         plotly=get_plotlyjs(),
     )
-    path.write_text(text, encoding="utf-8")
 
 
 def _figure(records: Records, panel: Panel) -> list[dict[str, Any]]:

@@ -47,7 +47,12 @@ def rows(records: Records) -> list[Row]:
             "until validation accuracy is at least the best of the other network with the same seed",
             [_to_other(records, variant) for variant in variants],
         ),
-        each("seconds per epoch", "training only", lambda run: _mean([e.seconds for e in run.epochs]), _short),
+        each(
+            "seconds per epoch",
+            "median, training only, as fast as this version of steadynorm's layers are",
+            lambda run: float(np.median([epoch.seconds for epoch in run.epochs])),
+            _short,
+        ),
         each(
             "validation-loss roughness",
             "root mean square of its second difference over epochs, in nats; 0 for a straight line",
@@ -84,6 +89,8 @@ def verdict(records: Records) -> str:
     first, second = records.spec.variants
     one, two = (_mean([run.test_accuracy for run in runs]) for runs in zip(*pairs, strict=True))
     seeds = "one seed" if len(pairs) == 1 else f"{len(pairs)} seeds"
+    if any(len(finished(records, variant)) > len(pairs) for variant in (first, second)):
+        seeds += " that both have finished"
     text = f"Test accuracy is {_percent(two)} {second} and {_percent(one)} {first}, over {seeds}."
     epochs = [reached for pair in pairs if (reached := epochs_to_other(pair[1], pair[0])) is not None]
     goal = f"the best validation accuracy of the network {first}"
@@ -126,7 +133,10 @@ def _spread(values: list[float], form: Callable[[float], str]) -> Cell:
     if not known:
         return Cell("–")
     low, high = form(min(known)), form(max(known))
-    return Cell(form(_mean(known)), "" if low == high else f"{low} to {high}")
+    remarks = [] if low == high else [f"{low} to {high}"]
+    if len(known) < len(values):
+        remarks.append(f"{len(known)} of {len(values)} seeds, the others are not finite")
+    return Cell(form(_mean(known)), "; ".join(remarks))
 
 
 def _percent(share: float) -> str:
@@ -134,4 +144,4 @@ def _percent(share: float) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

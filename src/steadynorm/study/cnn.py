@@ -48,15 +48,15 @@ def run(
         lr=settings.lr,
         optimizer=settings.optimizer,
     )
-    kept = open_records(out, spec, command(spec, data_directory), environment())
+    kept = open_records(out, spec, command(spec, data_directory, out), environment())
     return run_grid(_builders(data), data, out, kept, watcher)
 
 
-def command(spec: Spec, data_directory: Path | None) -> str:
-    """The command line that redoes the study."""
+def command(spec: Spec, data_directory: Path | None, out: Path) -> str:
+    """The command line that redoes the study, or goes on with it."""
     where = [] if data_directory is None else ["--data-dir", str(data_directory)]
     training = ["--epochs", spec.epochs, "--batch-size", spec.batch_size, "--lr", spec.lr]
-    grid = ["--optimizer", spec.optimizer, "--seeds", len(spec.seeds)]
+    grid = ["--optimizer", spec.optimizer, "--seeds", len(spec.seeds), "--out", out]
     return shlex.join(map(str, ["steadynorm", "study", "--data", spec.data, *where, *training, *grid]))
 
 

@@ -33,17 +33,21 @@ def open_records(directory: Path, spec: Spec, command: str, environment: dict[st
     """The records of this study in `directory`, made there if it is new.
 
     Raises:
-        RecordError: `directory` holds another study, or cannot be written to.
+        RecordError: `directory` holds another study, or one of another environment, or cannot be written to.
     """
+    fresh = Records(spec, command, environment)
     if records.exist(directory):
         found = records.read(directory)
-        if found.spec != spec:
+        before, now = ({**dataclasses.asdict(r.spec), **r.environment} for r in (found, fresh))
+        if before != now:
+            changes = (
+                f"{name}: {value!r}, now {now.get(name)!r}" for name, value in before.items() if value != now.get(name)
+            )
             raise RecordError(
-                f"{directory} holds a study with other settings ({_difference(found.spec, spec)}). "
+                f"{directory} holds a study with other settings ({', '.join(changes)}). "
                 "Choose another --out, or remove that folder."
             )
         return found
-    fresh = Records(spec, command, environment)
     records.write(directory, fresh)
     return fresh
 
@@ -67,8 +71,3 @@ def run_grid(
         records.write(directory, kept)
         watcher.end(run)
     return kept
-
-
-def _difference(old: Spec, new: Spec) -> str:
-    pairs = zip(dataclasses.asdict(old).items(), dataclasses.asdict(new).values(), strict=True)
-    return ", ".join(f"{name}: {before!r}, now {now!r}" for (name, before), now in pairs if before != now)

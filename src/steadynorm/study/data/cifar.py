@@ -61,14 +61,19 @@ def _join(batches: list[tuple[np.ndarray, np.ndarray]]) -> Part:
 def _in_folders(directory: Path) -> Iterator[tuple[PurePosixPath, bytes]] | None:
     for root in (directory, directory / "cifar10"):
         if (root / "train").is_dir() and (root / "test").is_dir():
-            pictures = sorted(path for path in root.glob("*/*/*") if path.suffix.lower() in _PICTURES)
+            pictures = sorted(p for p in root.glob("*/*/*") if p.suffix.lower() in _PICTURES and p.is_file())
             return ((PurePosixPath(path.as_posix()), path.read_bytes()) for path in pictures)
     return None
 
 
 def _in_tar(directory: Path) -> Iterator[tuple[PurePosixPath, bytes]] | None:
-    tars = sorted(directory.glob("*cifar*10*.tar*"))
-    return _tar_members(tars[0]) if tars else None
+    tars = [path for path in sorted(directory.glob("*cifar*10*.tar*")) if "100" not in path.name]
+    readable = [path for path in tars if "python" not in path.name]
+    if tars and not readable:
+        raise DataError(
+            f"{tars[0]} holds pickles, which are never read. Put its binary version, {next(iter(SOURCE.md5))}, there."
+        )
+    return _tar_members(readable[0]) if readable else None
 
 
 def _tar_members(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -98,7 +103,7 @@ def _picture(name: PurePosixPath, content: bytes) -> tuple[str, np.ndarray, np.n
     try:
         with Image.open(io.BytesIO(content)) as picture:
             pixels = np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise DataError(f"cifar10: cannot read the picture {name} ({error}).") from error
     if pixels.shape != (32, 32, 3):
         raise DataError(f"cifar10: expected pictures of 32x32, got {pixels.shape[1]}x{pixels.shape[0]} in {name}.")
@@ -110,5 +115,7 @@ def _binary(name: PurePosixPath, content: bytes) -> tuple[str, np.ndarray, np.nd
     if not content or len(content) % _RECORD:
         raise DataError(f"cifar10: expected {name} to hold records of {_RECORD} bytes, got {len(content)} bytes.")
     records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
+    if records[:, 0].max() >= len(CLASSES):
+        raise DataError(f"cifar10: expected labels 0 to 9, got {records[:, 0].max()} in {name}.")
     images = records[:, 1:].reshape(-1, 3, 32, 32)
     return "test" if name.stem.startswith("test") else "train", images, records[:, 0]

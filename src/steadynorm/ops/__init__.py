@@ -19,8 +19,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .kernels import Apply, eager
-from .moments import Moments, statistics_dtype
+from ..kernels import Apply, eager
+from ..moments import Moments, statistics_dtype
+from .views import canonical, canonical_apply, dense, fold_channels, fold_examples, fold_settings, natural, unfold
+
+__all__ = ["batch_norm", "dense", "normalize"]
 
 _APPLY = (
     "Tensor? weight, Tensor? bias, float eps, Tensor? residual, Tensor? mask, "
@@ -49,13 +52,6 @@ def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 
     return _route(_normalize_op, _normalize, _Normalize, x, mean, var, *apply, groups)
 
 
-def dense(x: Tensor) -> Tensor:
-    """`x` itself if its memory is dense with channels first or last, else a contiguous copy."""
-    if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
-        return x
-    return x.contiguous()
-
-
 def _route(operator: Callable, kernel: Callable, function: type[torch.autograd.Function], *arguments: Any) -> Any:
     if torch.compiler.is_compiling():
         return operator(*arguments)
@@ -68,52 +64,38 @@ def _route(operator: Callable, kernel: Callable, function: type[torch.autograd.F
 
 
 def _batch_norm(x: Tensor, *settings: Any) -> Four:
-    apply, groups = _canonical_apply(*settings)
-    y, moments = eager.forward(_canonical(x, groups), apply)
-    return _natural(y, x), moments.count, moments.mean, moments.m2
+    apply, groups = canonical_apply(*settings)
+    y, moments = eager.forward(canonical(x, groups), apply)
+    return natural(y, x), moments.count, moments.mean, moments.m2
 
 
 def _normalize(x: Tensor, mean: Tensor, var: Tensor, *settings: Any) -> Tensor:
-    apply, groups = _canonical_apply(*settings)
-    return _natural(eager.normalize(_canonical(x, groups), mean, var, apply), x)
+    apply, groups = canonical_apply(*settings)
+    return natural(eager.normalize(canonical(x, groups), mean, var, apply), x)
 
 
 def _backward(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any) -> Four:
-    """dx; dweight and dbias, (groups, C); dresidual, empty if there is none. No count: constant statistics."""
-    apply, groups = _canonical_apply(*settings)
-    grads = eager.backward(_canonical(dy, groups), _canonical(x, groups), mean, var, apply, count)
-    dresidual = x.new_empty(0) if apply.residual is None else _natural(grads.residual, x)
-    return _natural(grads.x, x), grads.weight, grads.bias, dresidual
+    """dx; dweight and dbias, (groups, C); dresidual, empty if there is none or it is dy. No count: constants."""
+    apply, groups = canonical_apply(*settings)
+    grads = eager.backward(canonical(dy, groups), canonical(x, groups), mean, var, apply, count)
+    dresidual = natural(grads.residual, x) if _changes_dresidual(apply) else x.new_empty(0)
+    return natural(grads.x, x), grads.weight, grads.bias, dresidual
 
 
-def _canonical_apply(*settings: Any) -> tuple[Apply, int]:
-    *fields, groups = settings
-    apply = Apply(*fields)
-    residual = None if apply.residual is None else _canonical(apply.residual, groups)
-    mask = None if apply.mask is None else _canonical(apply.mask, groups)
-    return apply._replace(residual=residual, mask=mask), groups
-
-
-def _canonical(x: Tensor, groups: int) -> Tensor:
-    """(groups * N, C, *) → (groups, N, C, L), a view where x is dense."""
-    length = 1
-    for size in x.shape[2:]:
-        length = length * size
-    return x.reshape(groups, x.shape[0] // groups, x.shape[1], length)
-
-
-def _natural(y: Tensor, like: Tensor) -> Tensor:
-    """Canonical y with the shape and strides of `like`; copied only where a kernel chose another memory order."""
-    y = torch.ops.aten._unsafe_view(y, like.shape)
-    return y if y.stride() == like.stride() else torch.empty_like(like).copy_(y)
+def _changes_dresidual(apply: Apply) -> bool:
+    """Whether there is a residual, and its gradient is not simply dy."""
+    return apply.residual is not None and (apply.activation is not None or apply.mask is not None)
 
 
 # ---- autograd, shared by the autograd functions and the operators ----
 
 
 def _save(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any) -> None:
-    weight, bias, ctx.eps, residual, mask, ctx.activation, ctx.negative_slope, ctx.groups = settings
-    ctx.save_for_backward(x, mean, var, count, weight, bias, residual, mask)
+    apply = Apply(*settings[:-1])
+    _, _, ctx.eps, _, _, ctx.activation, ctx.negative_slope, ctx.groups = settings
+    ctx.has_residual = apply.residual is not None
+    residual = apply.residual if _changes_dresidual(apply) else None
+    ctx.save_for_backward(x, mean, var, count, apply.weight, apply.bias, residual, apply.mask)
     ctx.set_materialize_grads(False)
 
 
@@ -125,8 +107,10 @@ def _save_batch_norm(ctx: Any, inputs: tuple, output: Four) -> None:
 
 
 def _save_normalize(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    """Copies the statistics, which are running ones: a train-mode forward may move them before this backward."""
     x, mean, var, *settings = inputs
-    _save(ctx, x, mean, var, None, *settings)
+    if any(ctx.needs_input_grad):
+        _save(ctx, x, mean.clone(), var.clone(), None, *settings)
 
 
 def _gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tuple[Tensor | None, ...]:
@@ -140,7 +124,7 @@ def _gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tupl
             dy, x = torch.where(mask, dy, 0), torch.where(mask, x, 0)
             residual = None if residual is None else torch.where(mask, residual, 0)
         if count is not None:
-            moments = eager.moments(_canonical(x, ctx.groups), None if mask is None else _canonical(mask, ctx.groups))
+            moments = eager.moments(canonical(x, ctx.groups), None if mask is None else canonical(mask, ctx.groups))
             mean, var = moments.mean, moments.var
     settings = (weight, bias, ctx.eps, residual, mask, ctx.activation, ctx.negative_slope, ctx.groups)
     dx, dweight, dbias, dresidual = kernel(dy, x, mean, var, count, *settings)
@@ -149,7 +133,7 @@ def _gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tupl
         None if weight is None else dweight.sum_to_size(weight.shape).to(weight.dtype),
         None if bias is None else dbias.sum_to_size(bias.shape).to(bias.dtype),
         None,
-        None if residual is None else dresidual.to(residual.dtype),
+        None if not ctx.has_residual else dy if residual is None else dresidual,
     )
 
 
@@ -168,9 +152,9 @@ def _normalize_gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four
 def _vmap_batch_norm(run: Callable, info: Any, in_dims: tuple, x: Tensor, *settings: Any) -> tuple[Four, tuple]:
     """`run` is what is mapped: an operator's rule must end in the operator, a function's in the function."""
     x_dim, *dims = in_dims
-    apply, groups = _fold_settings(info.batch_size, dims, settings)
-    outputs = run(_fold_examples(info.batch_size, x_dim, x), *apply, groups)
-    return tuple(_unfold(info.batch_size, t) for t in outputs), (0, 0, 0, 0)  # type: ignore[return-value]
+    apply, groups = fold_settings(info.batch_size, dims, settings)
+    outputs = run(fold_examples(info.batch_size, x_dim, x), *apply, groups)
+    return tuple(unfold(info.batch_size, t) for t in outputs), (0, 0, 0, 0)  # type: ignore[return-value]
 
 
 def _vmap_normalize(
@@ -178,55 +162,23 @@ def _vmap_normalize(
 ) -> tuple[Tensor, int]:
     x_dim, mean_dim, var_dim, *dims = in_dims
     size, groups = info.batch_size, settings[-1]
-    apply, folded_groups = _fold_settings(size, dims, settings)
-    statistics = (_fold_channels(size, mean_dim, mean, groups), _fold_channels(size, var_dim, var, groups))
-    y = run(_fold_examples(size, x_dim, x), *statistics, *apply, folded_groups)
-    return _unfold(size, y), 0
+    apply, folded_groups = fold_settings(size, dims, settings)
+    statistics = (fold_channels(size, mean_dim, mean, groups), fold_channels(size, var_dim, var, groups))
+    y = run(fold_examples(size, x_dim, x), *statistics, *apply, folded_groups)
+    return unfold(size, y), 0
 
 
 def _vmap_backward(info: Any, in_dims: tuple, dy: Tensor, x: Tensor, *rest: Any) -> tuple[Four, tuple]:
     size, groups = info.batch_size, rest[-1]
     dy_dim, x_dim, *dims = in_dims
-    statistics = (_fold_channels(size, dim, v, groups) for dim, v in zip(dims[:3], rest[:3], strict=True))
-    apply, folded_groups = _fold_settings(size, dims[3:], rest[3:])
-    examples = (_fold_examples(size, dy_dim, dy), _fold_examples(size, x_dim, x))
+    statistics = (fold_channels(size, dim, v, groups) for dim, v in zip(dims[:3], rest[:3], strict=True))
+    apply, folded_groups = fold_settings(size, dims[3:], rest[3:])
+    examples = (fold_examples(size, dy_dim, dy), fold_examples(size, x_dim, x))
     *outputs, dresidual = _backward_op(*examples, *statistics, *apply, folded_groups)
-    unfolded = [_unfold(size, t) for t in outputs]
-    if apply.residual is None:
+    unfolded = [unfold(size, t) for t in outputs]
+    if not _changes_dresidual(apply):
         return (*unfolded, dresidual), (0, 0, 0, None)  # type: ignore[return-value]
-    return (*unfolded, _unfold(size, dresidual)), (0, 0, 0, 0)  # type: ignore[return-value]
-
-
-def _fold_settings(size: int, dims: list, settings: tuple) -> tuple[Apply, int]:
-    *fields, groups = settings
-    apply, dim = Apply(*fields), Apply(*dims[:-1])
-    folded = apply._replace(
-        weight=_fold_channels(size, dim.weight, apply.weight, groups),
-        bias=_fold_channels(size, dim.bias, apply.bias, groups),
-        residual=None if apply.residual is None else _fold_examples(size, dim.residual, apply.residual),
-        mask=None if apply.mask is None else _fold_examples(size, dim.mask, apply.mask),
-    )
-    return folded, size * groups
-
-
-def _fold_examples(size: int, dim: Any, x: Tensor) -> Tensor:
-    """A mapped (groups * N, C, *) → (size * groups * N, C, *)."""
-    mapped = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
-    return dense(mapped.flatten(0, 1))
-
-
-def _fold_channels(size: int, dim: Any, values: Tensor | None, groups: int) -> Tensor | None:
-    """A mapped (C,) or (groups, C) → (size * groups, C); values of (C,) that all share stay as they are."""
-    if values is None or (dim is None and values.dim() == 1):
-        return values
-    mapped = values.expand(size, *values.shape) if dim is None else values.movedim(dim, 0)
-    if mapped.dim() == 2:
-        mapped = mapped.unsqueeze(1).expand(size, groups, -1)
-    return mapped.flatten(0, 1)
-
-
-def _unfold(size: int, y: Tensor) -> Tensor:
-    return y.unflatten(0, (size, y.shape[0] // size))
+    return (*unfolded, unfold(size, dresidual)), (0, 0, 0, 0)  # type: ignore[return-value]
 
 
 # ---- the two routes that carry a gradient: autograd functions, and operators for the compiler ----
@@ -288,8 +240,8 @@ def _(x: Tensor, *_: Any) -> Tensor:
 
 @_backward_op.register_fake
 def _(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any) -> Four:
-    groups, residual = settings[-1], settings[3]
-    dresidual = x.new_empty(0) if residual is None else torch.empty_like(x)
+    *fields, groups = settings
+    dresidual = torch.empty_like(x) if _changes_dresidual(Apply(*fields)) else x.new_empty(0)
     return torch.empty_like(x), _per_group(x, groups), _per_group(x, groups), dresidual
 
 
