@@ -97,11 +97,13 @@ def verdict(records: Records) -> str:
     if not epochs:
         return f"{text} The network {second} never reaches {goal}."
     often = "" if len(epochs) == len(pairs) else f" in {len(epochs)} of {len(pairs)} seeds,"
-    return f"{text} The network {second} reaches {goal}{often} after {_short(_mean(epochs))} of {_epochs(records)}."
+    after = f"{_short(_mean(epochs))} of {plural(records.spec.epochs, 'epoch')}"
+    return f"{text} The network {second} reaches {goal}{often} after {after}."
 
 
-def _epochs(records: Records) -> str:
-    return f"{records.spec.epochs} epoch{'s' if records.spec.epochs != 1 else ''}"
+def plural(count: int, noun: str) -> str:
+    """The count and its noun: 1 seed, 3 seeds."""
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
 
 
 def _pairs(records: Records) -> list[tuple[Run, ...]]:
