@@ -39,7 +39,8 @@ def batch_norm(
 
     In training, mu and sigma² are the batch's own mean and variance (divided by n), and the running statistics move
     towards them: ``running += momentum * (batch - running)``, with the variance divided by n - 1. Otherwise they are
-    the running statistics. Statistics are measured in float64 from float32 elements, whatever the input's dtype.
+    the running statistics. Statistics are carried in float64; sums run over float32 elements (float64 ones
+    of a float64 input).
 
     Args:
         input: floating-point data (N, C, *), in any memory order; N may be 0.
