@@ -47,7 +47,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Spec:
-    """What was asked for. Two studies with equal specs train the same networks on the same data."""
+    """What was asked for. Equal specs in equal environments train the same networks on the same data."""
 
     study: str
     data: str
