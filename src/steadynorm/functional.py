@@ -14,7 +14,7 @@ from .errors import (
     InvalidInputError,
     UnsupportedDtypeError,
 )
-from .kernels import ACTIVATIONS, Apply
+from .kernels import ACTIVATIONS, Apply, eager
 from .moments import Moments
 
 
@@ -73,6 +73,7 @@ def batch_norm(
     _check_settings(name, training, momentum, eps, activation)
     x = ops.dense(input)
     residual = None if residual is None else ops.dense(residual)
+    apply = Apply(weight, bias, eps, residual, None, activation, negative_slope)
     if not training:
         if running_mean is None or running_var is None:
             raise ChannelMismatchError(
@@ -80,8 +81,7 @@ def batch_norm(
                 "Pass both, or training=True to normalize by the batch."
             )
         if torch.compiler.is_compiling():
-            return _evaluate(x, running_mean, running_var, weight, bias, eps, residual, activation, negative_slope)
-        apply = Apply(weight, bias, eps, residual, None, activation, negative_slope)
+            return _evaluate(x, running_mean, running_var, apply)
         return ops.normalize(x, running_mean, running_var, apply)
     if (running_mean is None) != (running_var is None):
         raise InvalidArgumentError(
@@ -93,7 +93,7 @@ def batch_norm(
             f"{name}: expected more than 1 value per channel when training, got input of shape "
             f"{tuple(input.shape)}. Use a larger batch, or eval mode for a single example."
         )
-    y, moments = ops.batch_norm(x, Apply(weight, bias, eps, residual, None, activation, negative_slope))
+    y, moments = ops.batch_norm(x, apply)
     if input.numel() != 0:
         _update_running(name, running_mean, running_var, moments, momentum)
     return y
@@ -102,12 +102,17 @@ def batch_norm(
 def _update_running(
     name: str, running_mean: Tensor | None, running_var: Tensor | None, batch: Moments, momentum: float | Tensor
 ) -> None:
-    """Moves the running statistics in the moments' float64, rounded once."""
+    """Moves the running statistics in the moments' float64, rounded once; both, or neither if one cannot be written."""
+    moved: list[tuple[Tensor, Tensor]] = []
     try:
         for running, new in ((running_mean, batch.mean), (running_var, batch.var_unbiased)):
             if running is not None:
-                running.copy_(running.to(new.dtype) * (1 - momentum) + new[0].detach() * momentum)
+                old = running.to(new.dtype, copy=True)
+                running.copy_(old * (1 - momentum) + new[0].detach() * momentum)
+                moved.append((running, old))
     except RuntimeError as error:
+        for running, old in moved:
+            running.copy_(old)
         if "vmap" not in str(error):
             raise
         raise BatchedStatisticsError(
@@ -116,23 +121,10 @@ def _update_running(
         ) from error
 
 
-def _evaluate(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    residual: Tensor | None,
-    activation: str | None,
-    negative_slope: float,
-) -> Tensor:
+def _evaluate(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
     """Inference in torch's own operators, which a compiler fuses and an exported program runs anywhere."""
-    y = F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, eps)
-    y = y if residual is None else y + residual
-    if activation is None:
-        return y
-    return F.leaky_relu(y, negative_slope) if activation == "leaky_relu" else getattr(F, activation)(y)
+    y = F.batch_norm(x, mean, var, apply.weight, apply.bias, False, 0.0, apply.eps)
+    return eager.activate(y if apply.residual is None else y + apply.residual, apply)
 
 
 def _check_tensors(
@@ -176,12 +168,16 @@ def _check_tensors(
 
 
 def _check_settings(who: str, training: bool, momentum: float | Tensor, eps: float, activation: str | None) -> None:
-    if not eps >= 0 or (training and eps == 0):  # not: nan too
-        raise InvalidArgumentError(
-            f"{who}: expected eps {'> 0 in training' if training else '>= 0'}, got {eps}. The usual value is 1e-5."
-        )
+    check_eps(who, eps, training)
     check_momentum(who, momentum)
     check_activation(who, activation)
+
+
+def check_eps(who: str, eps: float, training: bool = False) -> None:
+    """Raises InvalidArgumentError for an eps that is negative or nan, or 0 in training."""
+    if not eps >= 0 or (training and eps == 0):
+        bound = "> 0 in training" if training else ">= 0"
+        raise InvalidArgumentError(f"{who}: expected eps {bound}, got {eps}. The usual value is 1e-5.")
 
 
 def check_momentum(who: str, momentum: float | Tensor) -> None:

@@ -65,3 +65,13 @@ def test_running_statistics_are_rounded_once(dtype: torch.dtype) -> None:
     layer(x.to(dtype))
     exact = before * (1 - 0.1) + x.to(dtype).double().mean((0, 2, 3)) * 0.1
     assert torch.equal(layer.running_mean, exact.to(dtype))
+
+
+def test_both_running_statistics_move_or_neither() -> None:
+    """A variance that cannot be written, as its channels share one number, leaves the mean as it was."""
+    layer = sn.BatchNorm2d(3, dtype=torch.float64)
+    layer.running_var = torch.ones(1, dtype=torch.float64).expand(3)
+    with pytest.raises(RuntimeError, match="more than one element of the written-to tensor"):
+        layer(normal(4, 3, 5, 5))
+    assert torch.equal(layer.running_mean, torch.zeros(3, dtype=torch.float64))  # type: ignore[arg-type]
+    assert layer.num_batches_tracked == 0

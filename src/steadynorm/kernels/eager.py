@@ -21,7 +21,7 @@ def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
 
 
 def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
-    y = _activate(_pre_activation(_centre(x, mean), var, apply), apply)
+    y = activate(_pre_activation(_centre(x, mean), var, apply), apply)
     if apply.mask is not None:
         y = torch.where(apply.mask, y, 0)
     return y.to(x.dtype)
@@ -119,7 +119,8 @@ def _input_grad(
     return dx if apply.mask is None else torch.where(apply.mask, dx, 0)
 
 
-def _activate(z: Tensor, apply: Apply) -> Tensor:
+def activate(z: Tensor, apply: Apply) -> Tensor:
+    """The activation of `apply` at z, a tensor of any shape."""
     match apply.activation:
         case None:
             return z

@@ -8,8 +8,8 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from ..errors import ChannelMismatchError, InvalidArgumentError, InvalidInputError
-from ..functional import batch_norm, check_activation, check_momentum
+from ..errors import ChannelMismatchError, InvalidInputError
+from ..functional import batch_norm, check_activation, check_eps, check_momentum
 from ..moments import statistics_dtype
 
 
@@ -35,8 +35,7 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         name = type(self).__name__
         if num_features < 0:
             raise ChannelMismatchError(f"{name}: expected num_features >= 0, got {num_features}.")
-        if not eps >= 0:  # not: nan too
-            raise InvalidArgumentError(f"{name}: expected eps >= 0, got {eps}. The usual value is 1e-5.")
+        check_eps(name, eps)
         if momentum is not None:
             check_momentum(name, momentum)
         check_activation(name, activation)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from ..records import Records
-from .curves import PANELS, Curve, Panel, curves
+from .curves import PANELS, Curve, curves
 from .summary import finished, rows, verdict
 
 
@@ -28,14 +28,14 @@ def render(records: Records) -> str:
         verdict=verdict(records),
         rows=rows(records),
         missing=len(records.wanted) - len(records.runs),
-        panels=[(panel, _figure(records, panel), curves(records, panel)) for panel in PANELS],
+        panels=[(panel, _figure(found), found) for panel in PANELS for found in [curves(records, panel)]],
         plotly=get_plotlyjs(),
     )
 
 
-def _figure(records: Records, panel: Panel) -> list[dict[str, Any]]:
+def _figure(found: list[Curve]) -> list[dict[str, Any]]:
     """plotly traces: for each variant the range, and over it the mean. Colours are the page's, by `meta`."""
-    return [trace for index, curve in enumerate(curves(records, panel)) for trace in _traces(curve, index)]
+    return [trace for index, curve in enumerate(found) for trace in _traces(curve, index)]
 
 
 def _traces(curve: Curve, index: int) -> list[dict[str, Any]]:

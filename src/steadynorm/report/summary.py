@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -87,7 +88,7 @@ def verdict(records: Records) -> str:
     if not pairs:
         return "No seed has been trained with both networks yet."
     first, second = records.spec.variants
-    one, two = (_mean([run.test_accuracy for run in runs]) for runs in zip(*pairs, strict=True))
+    one, two = (fmean([run.test_accuracy for run in runs]) for runs in zip(*pairs, strict=True))
     seeds = "one seed" if len(pairs) == 1 else f"{len(pairs)} seeds"
     if any(len(finished(records, variant)) > len(pairs) for variant in (first, second)):
         seeds += " that both have finished"
@@ -97,7 +98,7 @@ def verdict(records: Records) -> str:
     if not epochs:
         return f"{text} The network {second} never reaches {goal}."
     often = "" if len(epochs) == len(pairs) else f" in {len(epochs)} of {len(pairs)} seeds,"
-    after = f"{_short(_mean(epochs))} of {plural(records.spec.epochs, 'epoch')}"
+    after = f"{_short(fmean(epochs))} of {plural(records.spec.epochs, 'epoch')}"
     return f"{text} The network {second} reaches {goal}{often} after {after}."
 
 
@@ -121,13 +122,9 @@ def _to_other(records: Records, variant: str) -> Cell:
         return Cell("–")
     if not reached:
         return Cell("not reached")
-    epochs, steps = (_mean(values) for values in zip(*reached, strict=True))
+    epochs, steps = (fmean(values) for values in zip(*reached, strict=True))
     some = "" if len(reached) == len(found) else f", {len(reached)} of {len(found)} seeds"
     return Cell(f"{_short(epochs)} epoch{'s' if epochs != 1 else ''}", f"{steps:,.0f} steps{some}")
-
-
-def _mean(values: list[float] | tuple[float, ...] | list[int]) -> float:
-    return sum(values) / len(values)
 
 
 def _spread(values: list[float], form: Callable[[float], str]) -> Cell:
@@ -138,7 +135,7 @@ def _spread(values: list[float], form: Callable[[float], str]) -> Cell:
     remarks = [] if low == high else [f"{low} to {high}"]
     if len(known) < len(values):
         remarks.append(f"{len(known)} of {len(values)} seeds, the others are not finite")
-    return Cell(form(_mean(known)), "; ".join(remarks))
+    return Cell(form(fmean(known)), "; ".join(remarks))
 
 
 def _percent(share: float) -> str:
