@@ -106,14 +106,14 @@ def measure(x: Tensor, dims: list[int], mask: Tensor | None = None) -> Moments:
         size = 1
         for dim in dims:
             size = size * x.shape[dim]
-        shift = data.detach().sum(dims, keepdim=True) / max(size, 1)
+        shift = _finite(data.detach().sum(dims, keepdim=True) / max(size, 1))
         centred = data - shift
         count = torch.full_like(shift.squeeze(dims), size, dtype=wide)
     else:
         mask = mask[(None,) * (x.dim() - mask.dim())]
         mask = mask.expand([x.shape[dim] if dim in dims else size for dim, size in enumerate(mask.shape)])
         sizes = mask.sum(dims, keepdim=True)
-        shift = torch.where(mask, data.detach(), 0).sum(dims, keepdim=True) / sizes.clamp(min=1)
+        shift = _finite(torch.where(mask, data.detach(), 0).sum(dims, keepdim=True) / sizes.clamp(min=1))
         centred = torch.where(mask, data - shift, 0)
         count = sizes.to(wide).expand_as(shift).squeeze(dims).contiguous()
     residue = centred.sum(dims).to(wide)
@@ -122,3 +122,8 @@ def measure(x: Tensor, dims: list[int], mask: Tensor | None = None) -> Moments:
     mean = shift.squeeze(dims).to(wide) + residue / number
     m2 = (squares - residue * residue / number).clamp(min=0)
     return Moments(count, mean, m2)
+
+
+def _finite(shift: Tensor) -> Tensor:
+    """0 for an infinite shift, so that the mean of data with an inf in it is inf."""
+    return torch.where(torch.isfinite(shift), shift, 0)

@@ -57,7 +57,7 @@ def statistics(x: ArrayLike, mask: NDArray[np.bool_] | None = None) -> Statistic
     mean = _sum(np.where(real, x, 0)) / number  # (1)
     centred = np.where(real, x - _spread(mean, x), 0)
     residue = _sum(centred) / number
-    mean = mean + residue
+    mean = mean + np.where(np.isfinite(mean), residue, 0)
     var = _sum(np.where(real, (x - _spread(mean, x)) ** 2, 0)) / number  # (2)
     return Statistics(count, mean, var)
 

@@ -9,22 +9,29 @@ groups do not share statistics, N is the batch, C the channels and L the positio
 | `moments`     | `Moments` of shape (G, C)                                                            |
 | `normalize`   | y = activation(z), 0 where the mask is False                                         |
 | `reduce_grad` | the sums of dz and of dz * xhat, (G, C)                                              |
-| `input_grad`  | dx and dresidual from those sums and the count that shares them; or, without sums,   |
+| `input_grad`  | dx and dresidual (None for no residual) from those sums and the count that shares them; or, without sums,   |
 |               | from statistics that do not depend on x                                              |
 | `forward`     | `moments` and `normalize` in one, for when nothing is merged in between              |
 | `backward`    | `reduce_grad` and `input_grad` in one, likewise                                      |
 
-`eager` is plain PyTorch: it serves every device and, being differentiable, every derivative beyond the first.
+`numba_cpu` is compiled code for CPU tensors. `eager` is plain PyTorch: it serves every other device and, being
+differentiable, every derivative beyond the first.
 """
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh")
 """Activations a kernel can apply: torch's functions of these names with their default arguments."""
+
+
+COMPILED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""Dtypes that compiled kernels know."""
 
 
 class Apply(NamedTuple):
@@ -50,9 +57,33 @@ class Apply(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What `backward` gives: dx and dresidual of x's shape, dweight and dbias (G, C), summed over N and L."""
+    """What `backward` gives: dx and dresidual (None for no residual) of x's shape, dweight and dbias (G, C)."""
 
     x: Tensor
     weight: Tensor
     bias: Tensor
-    residual: Tensor
+    residual: Tensor | None
+
+
+def serving(x: Tensor, *others: Tensor | None) -> ModuleType:
+    """The backend that serves x and what goes with it."""
+    from . import eager
+
+    if x.device.type == "cpu" and x.dtype in COMPILED and x.numel() > 0 and all(map(_has_memory, (x, *others))):
+        from . import numba_cpu
+
+        return numba_cpu
+    return eager
+
+
+def _has_memory(tensor: Tensor | None) -> bool:
+    """Whether it is an ordinary tensor, and not one that a transformation such as vmap or a compiler traces with."""
+    if tensor is None:
+        return True
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True

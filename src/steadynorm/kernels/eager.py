@@ -45,10 +45,10 @@ def input_grad(
     apply: Apply,
     sums: tuple[Tensor, Tensor] | None = None,
     count: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     centred = _centre(x, mean)
     dz = _pre_activation_grad(dy, centred, var, apply)
-    return _input_grad(dz, centred, var, apply, sums, count).to(x.dtype), dz.to(x.dtype)
+    return _input_grad(dz, centred, var, apply, sums, count).to(x.dtype), _residual_grad(dz, apply)
 
 
 def backward(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, count: Tensor | None = None) -> Gradients:
@@ -56,7 +56,7 @@ def backward(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, cou
     dz = _pre_activation_grad(dy, centred, var, apply)
     sums = _reduce(dz, centred, var, apply)
     dx = _input_grad(dz, centred, var, apply, sums if count is not None else None, count)
-    return Gradients(dx.to(x.dtype), weight=sums[1], bias=sums[0], residual=dz.to(x.dtype))
+    return Gradients(dx.to(x.dtype), weight=sums[1], bias=sums[0], residual=_residual_grad(dz, apply))
 
 
 class Centred(NamedTuple):
@@ -88,6 +88,10 @@ def _pre_activation_grad(dy: Tensor, centred: Centred, var: Tensor, apply: Apply
     if apply.activation is not None:
         dz = _activate_grad(dz, _pre_activation(centred, var, apply), apply)
     return dz if apply.mask is None else torch.where(apply.mask, dz, 0)
+
+
+def _residual_grad(dz: Tensor, apply: Apply) -> Tensor | None:
+    return None if apply.residual is None else dz.to(apply.residual.dtype)
 
 
 def _reduce(dz: Tensor, centred: Centred, var: Tensor, apply: Apply) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..kernels import Apply, eager
+from ..kernels import Apply, eager, serving
 from ..moments import Moments, statistics_dtype
 from .views import canonical, canonical_apply, dense, fold_channels, fold_examples, fold_settings, natural, unfold
 
@@ -43,13 +44,13 @@ def batch_norm(x: Tensor, apply: Apply, groups: int = 1) -> tuple[Tensor, Moment
     Returns:
         y, of x's shape and memory order, and the moments, (groups, C), which pass no gradient.
     """
-    y, *moments = _route(_batch_norm_op, _batch_norm, _BatchNorm, x, *apply, groups)
+    y, *moments = _route(_batch_norm_op, partial(_batch_norm_by, eager), _BatchNorm, x, *apply, groups)
     return y, Moments(*moments)
 
 
 def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1) -> Tensor:
     """Normalizes by given statistics, (C,) or (groups, C), which receive no gradient; the rest as `batch_norm`."""
-    return _route(_normalize_op, _normalize, _Normalize, x, mean, var, *apply, groups)
+    return _route(_normalize_op, partial(_normalize_by, eager), _Normalize, x, mean, var, *apply, groups)
 
 
 def _route(operator: Callable, kernel: Callable, function: type[torch.autograd.Function], *arguments: Any) -> Any:
@@ -63,23 +64,37 @@ def _route(operator: Callable, kernel: Callable, function: type[torch.autograd.F
 # ---- the kernels on natural shapes ----
 
 
-def _batch_norm(x: Tensor, *settings: Any) -> Four:
+def _batch_norm_by(backend: ModuleType, x: Tensor, *settings: Any) -> Four:
     apply, groups = canonical_apply(*settings)
-    y, moments = eager.forward(canonical(x, groups), apply)
+    y, moments = backend.forward(canonical(x, groups), apply)
     return natural(y, x), moments.count, moments.mean, moments.m2
 
 
-def _normalize(x: Tensor, mean: Tensor, var: Tensor, *settings: Any) -> Tensor:
+def _normalize_by(backend: ModuleType, x: Tensor, mean: Tensor, var: Tensor, *settings: Any) -> Tensor:
     apply, groups = canonical_apply(*settings)
-    return natural(eager.normalize(canonical(x, groups), mean, var, apply), x)
+    return natural(backend.normalize(canonical(x, groups), mean, var, apply), x)
 
 
-def _backward(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any) -> Four:
+def _backward_by(
+    backend: ModuleType, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any
+) -> Four:
     """dx; dweight and dbias, (groups, C); dresidual, empty if there is none or it is dy. No count: constants."""
     apply, groups = canonical_apply(*settings)
-    grads = eager.backward(canonical(dy, groups), canonical(x, groups), mean, var, apply, count)
+    grads = backend.backward(canonical(dy, groups), canonical(x, groups), mean, var, apply, count)
     dresidual = natural(grads.residual, x) if _changes_dresidual(apply) else x.new_empty(0)
     return natural(grads.x, x), grads.weight, grads.bias, dresidual
+
+
+def _batch_norm(x: Tensor, *settings: Any) -> Four:
+    return _batch_norm_by(serving(x, settings[3]), x, *settings)
+
+
+def _normalize(x: Tensor, *settings: Any) -> Tensor:
+    return _normalize_by(serving(x, settings[5]), x, *settings)
+
+
+def _backward(dy: Tensor, x: Tensor, *settings: Any) -> Four:
+    return _backward_by(serving(x, dy), dy, x, *settings)
 
 
 def _changes_dresidual(apply: Apply) -> bool:
@@ -119,7 +134,7 @@ def _gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tupl
         return (None,) * 5
     x, mean, var, count, weight, bias, residual, mask = ctx.saved_tensors
     if torch.is_grad_enabled():
-        kernel = _backward
+        kernel = partial(_backward_by, eager)
         if mask is not None:  # what it leaves out may be nan, which `where` keeps from results but not from a graph
             dy, x = torch.where(mask, dy, 0), torch.where(mask, x, 0)
             residual = None if residual is None else torch.where(mask, residual, 0)

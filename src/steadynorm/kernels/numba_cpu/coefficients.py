@@ -1,0 +1,50 @@
+"""The few numbers a channel is normalized with, from its statistics and parameters; all in float64."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import carray
+
+from .compiling import inner, pointer
+from .elements import load
+
+CODES = {None: 0, "float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
+"""How a dtype is named in a call."""
+
+
+@inner
+def value(address, code, index, missing):
+    """Element of a vector of any dtype; `missing` where there is no vector."""
+    if code == 1:
+        return float(carray(pointer(address), index + 1, np.float32)[index])
+    if code == 2:
+        return carray(pointer(address), index + 1, np.float64)[index]
+    if code == 3:
+        return float(load(carray(pointer(address), index + 1, np.uint16)[index]))
+    if code == 4:
+        return float(load(carray(pointer(address), index + 1, np.int16)[index]))
+    return missing
+
+
+@inner
+def read_statistics(call, group, first, mean, var):
+    """The given statistics of a tile."""
+    for channel in range(len(mean)):
+        place = first + channel
+        mean[channel] = value(call.mean, call.mean_code, group * call.mean_step + place, 0.0)
+        var[channel] = value(call.var, call.var_code, group * call.var_step + place, 1.0)
+
+
+@inner
+def scales(call, group, first, mean, var, scratch, rest, invstd, scale, shift):
+    """What normalizes a tile; `rest` is what rounding to the type of `scratch` takes from the mean, and the shift has it."""
+    for channel in range(len(mean)):
+        place = first + channel
+        scratch[0] = mean[channel]
+        rest[channel] = mean[channel] - scratch[0]
+        invstd[channel] = 1 / math.sqrt(var[channel] + call.eps)
+        scale[channel] = invstd[channel] * value(call.weight, call.weight_code, group * call.weight_step + place, 1.0)
+        bias = value(call.bias, call.bias_code, group * call.bias_step + place, 0.0)
+        shift[channel] = bias - rest[channel] * scale[channel]

@@ -1,0 +1,122 @@
+"""How the kernels are compiled: one jit, one C entry point, and where the compiled code is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.compiler import Compiler
+from numba.extending import intrinsic
+
+REASSOCIATE = {"reassoc", "contract", "nsz"}
+"""What a sum may do with its terms: any order, fused multiply-add. nan and inf keep their meaning."""
+
+
+class _NoAlias(Compiler):
+    """Promises LLVM that a function's array arguments do not overlap, without which it does not vectorize sums."""
+
+    def define_pipelines(self) -> Any:
+        self.state.flags = self.state.flags.copy()
+        self.state.flags.noalias = True
+        return super().define_pipelines()
+
+
+def row_function(function: Callable) -> Any:
+    """Compiles a loop over one row, whose array arguments do not overlap unless they are all read only."""
+    return numba.njit(error_model="numpy", nogil=True, fastmath=REASSOCIATE, pipeline_class=_NoAlias)(function)
+
+
+def inner(function: Callable) -> Any:
+    """Compiles a function that only kernels call."""
+    return numba.njit(error_model="numpy", nogil=True)(function)
+
+
+def exact(function: Callable) -> Any:
+    """Compiles arithmetic on one value whose order of operations matters; always inlined, so that rows vectorize."""
+    return numba.njit(error_model="numpy", nogil=True, forceinline=True, fastmath={"contract"})(function)
+
+
+def entry(function: Callable) -> Any:
+    """Compiles a C function of one pointer, kept on disk for the next process."""
+    with _cache_folder():
+        return numba.cfunc(types.void(types.voidptr), cache=True, error_model="numpy", nopython=True)(function)
+
+
+@contextmanager
+def _cache_folder() -> Iterator[None]:
+    """Sends what numba caches to the user's cache folder, in a subfolder for this very source."""
+    before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+    numba.config.CACHE_DIR = before or str(cache_folder())  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before  # type: ignore[attr-defined]
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept; NUMBA_CACHE_DIR, where set, goes before it."""
+    source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "steadynorm" / f"kernels-{hashlib.sha256(source).hexdigest()[:16]}"
+
+
+@intrinsic
+def pointer(typing_context: Any, address: Any) -> Any:
+    """The address, an integer, as a pointer to anything."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), codegen
+
+
+@intrinsic
+def fetch_add(typing_context: Any, address: Any, value: Any) -> Any:
+    """Atomically adds to the int64 at an address and gives what was there before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", place, arguments[1], "acq_rel")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_kernel(typing_context: Any, kernel: Any, address: Any) -> Any:
+    """Calls the C function at an address with another address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t])
+        place = builder.inttoptr(arguments[0], function.as_pointer())
+        builder.call(place, [builder.inttoptr(arguments[1], cgutils.voidptr_t)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def stream_line(typing_context: Any, source: Any, target: Any) -> Any:
+    """Copies 64 bytes to an address that is a multiple of 64, past the caches."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        line = ir.VectorType(ir.FloatType(), 16).as_pointer()
+        value = builder.load(builder.inttoptr(arguments[0], line), align=1)
+        written = builder.store(value, builder.inttoptr(arguments[1], line), align=64)
+        written.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen

@@ -1,0 +1,136 @@
+"""Where a row is in memory, and which of its columns belong to which channel. `call` is a record of `call.CALL`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray
+
+from .compiling import fetch_add, inner, pointer, row_function
+
+BLOCK = 16
+"""Rows that are summed in float32 before float64 takes over."""
+
+
+@inner
+def locate(call, group, tile, row):
+    """Offset and width of a row of a tile (of its first channel); the last of all, or of an example, may be short."""
+    size = call.examples * call.channels * call.length
+    if call.runs:
+        example, piece = row // call.rows_per_example, row % call.rows_per_example
+        start = (example * call.channels + tile * call.tile_channels) * call.length + piece * call.width
+        return group * size + start, min(call.width, call.length - piece * call.width)
+    start = row * call.stride + tile * call.width
+    within = call.stride - tile * call.width
+    return group * size + start, min(call.width, within, size - start)
+
+
+@inner
+def alike(call, group, tile, row, end):
+    """How many rows of columns from this one on are as wide and all real."""
+    if call.mask != 0 or call.runs:
+        return 1
+    if end - row > 1 and locate(call, group, tile, end - 1)[1] < locate(call, group, tile, row)[1]:
+        return end - 1 - row
+    return end - row
+
+
+@inner
+def span(call, tile):
+    """First channel and number of channels of a tile."""
+    first = tile * call.tile_channels
+    return first, min(call.tile_channels, call.channels - first)
+
+
+@inner
+def keep_row(call, group, tile, row, width, channels, keep):
+    """Writes which columns of a row are real; gives how many of each channel are."""
+    if call.mask == 0:
+        return width if call.runs else width // channels
+    mask = carray(pointer(call.mask), call.groups * call.examples * call.length, np.bool_)
+    positions = group * call.examples * call.length
+    real = 0
+    if call.runs:
+        positions += row // call.rows_per_example * call.length + row % call.rows_per_example * call.width
+        for j in range(width):
+            keep[j] = mask[positions + j]
+            real += keep[j]
+        return real
+    positions += row * call.stride // call.channels
+    if call.inner == 1:
+        for position in range(width // channels):
+            value = mask[positions + position]
+            real += value
+            for j in range(position * channels, (position + 1) * channels):
+                keep[j] = value
+        return real
+    for first in range(0, width, call.inner * channels):
+        for j in range(call.inner):
+            keep[first + j] = mask[positions + first // channels + j]
+            real += keep[first + j]
+        for channel in range(1, channels):
+            for j in range(call.inner):
+                keep[first + channel * call.inner + j] = keep[first + j]
+    return real
+
+
+@inner
+def row_width(call, tile):
+    """Width of a full row of a tile of several channels."""
+    return min(call.width, call.stride - tile * call.width)
+
+
+@inner
+def spread(values, inner, columns):
+    """One value a channel → one a column of a full row."""
+    channels = len(values)
+    for first in range(0, len(columns), inner * channels):
+        for channel in range(channels):
+            for j in range(first + channel * inner, first + (channel + 1) * inner):
+                columns[j] = values[channel]
+
+
+@row_function
+def gather(columns, inner, totals):
+    """One value a column of a full row → their sum for each channel."""
+    channels = len(totals)
+    totals[:] = 0
+    for first in range(0, len(columns), inner * channels):
+        for channel in range(channels):
+            total = 0.0
+            for j in range(first + channel * inner, first + (channel + 1) * inner):
+                total += columns[j]
+            totals[channel] += total
+
+
+@row_function
+def settle(block, totals):
+    """Adds what a block of rows summed to the float64 totals, and clears it."""
+    for j in range(len(block)):
+        totals[j] += block[j]
+        block[j] = 0
+
+
+@inner
+def take(call):
+    """The next item that no thread has taken, from the last to the first if so asked; -1 when there is none.
+
+    Items taken one after the other lie far apart. In neighbouring memory, threads would wait for each other: what one
+    fetches ahead is what the other writes.
+    """
+    lane = -(-call.items // call.threads)
+    while True:
+        turn = fetch_add(call.next, 1)
+        if turn >= lane * call.threads:
+            return -1
+        item = turn % call.threads * lane + turn // call.threads
+        if item < call.items:
+            return call.items - 1 - item if call.reversed else item
+
+
+@inner
+def share(call, item):
+    """Group, tile, first and last row (exclusive) and part of an item."""
+    part = item % call.parts
+    tile = item // call.parts % call.tiles
+    group = item // (call.parts * call.tiles)
+    return group, tile, call.rows * part // call.parts, call.rows * (part + 1) // call.parts, part
