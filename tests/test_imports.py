@@ -18,9 +18,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 CHAIN = [
     {"cli"},
-    {"study", "report", "inspect", "surgery", "statistics"},
+    {"bench", "study", "report", "inspect", "surgery", "statistics"},
     {"walk"},
     {"nn"},
+    {"runtime"},
     {"functional"},
     {"ops"},
     {"kernels"},
@@ -36,7 +37,7 @@ OWNERS = {"numba": "kernels/numba_cpu", "triton": "kernels/triton_gpu"}
 
 PARTS = set().union(*CHAIN, {"records", "reference"})
 
-USERS = {"cli", "study"}
+USERS = {"cli", "study", "bench"}
 """Who may use the public names of `steadynorm` itself, as a user does."""
 
 WITHOUT_TORCH = {"report", "records", "errors", "reference"}

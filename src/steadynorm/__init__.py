@@ -1,6 +1,6 @@
 """steadynorm: batch normalization as complete, trustworthy software for PyTorch."""
 
-from . import functional, nn
+from . import functional, nn, runtime
 from .errors import SteadynormError
 from .moments import Moments
 from .nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
@@ -16,4 +16,5 @@ __all__ = [
     "__version__",
     "functional",
     "nn",
+    "runtime",
 ]

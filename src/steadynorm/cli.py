@@ -16,12 +16,16 @@ except ImportError as error:
         f"steadynorm: the command line needs optional packages ({error.name}): pip install 'steadynorm[study]'"
     ) from error
 
-from . import __version__, records, report
+from . import __version__, records, report, runtime
+from .bench.record import Benchmark
+from .bench.run import run as bench_run
+from .bench.show import draw, show
 from .errors import SteadynormError
 from .records import Run
 from .report.table import table
 from .study import cnn
 from .study.data import NAMES, load
+from .study.environment import environment
 from .study.training import OPTIMIZERS, Settings
 
 
@@ -43,6 +47,8 @@ class PositiveFloat(click.FloatRange):
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Batch normalization for PyTorch: evidence and tools."""
+    if "--default-allocator" not in sys.argv:
+        runtime.keep_freed_memory()
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -95,6 +101,40 @@ def report_command(directory: Path) -> None:
     console = Console()
     console.print(table(records.read(directory)))
     _write_report(console, directory)
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="A few shapes only: a minute.")
+@click.option("--networks/--no-networks", default=True, show_default=True, help="Whole steps of a ResNet too.")
+@click.option("--peers-python", help="A Python that has JAX or TensorFlow, to time them in a process of its own.")
+@click.option("--default-allocator", is_flag=True, help="Do not keep freed memory.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"), show_default=True)
+def bench(quick: bool, networks: bool, peers_python: str | None, default_allocator: bool, out: Path) -> None:
+    """Time our layers beside torch's on this machine, for as long as half an hour.
+
+    Everything is timed in turns, in one process, with the same threads and the same allocator. Keep the machine quiet.
+    """
+    console = Console()
+    benchmark = Benchmark({**environment(), "memory": "default" if default_allocator else "kept"})
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with console.status("") as status:
+            bench_run(benchmark, quick, networks, peers_python, status.update)
+        benchmark.write(out / "benchmark.json")
+        draw(benchmark, out / "benchmark.png")
+    except OSError as error:
+        _fail(f"bench: cannot write to {out}: {error}", 2)
+    show(console, benchmark)
+    console.print(f"wrote {out / 'benchmark.json'} and {out / 'benchmark.png'}", soft_wrap=True, highlight=False)
+
+
+@cli.command()
+def env() -> None:
+    """Say what steadynorm runs on here: versions, processor, threads, memory, compiled kernels."""
+    found = {**environment(), **runtime.report()}
+    width = max(map(len, found))
+    for name, value in found.items():
+        click.echo(f"{name:<{width}}  {value}")
 
 
 def _write_report(console: Console, directory: Path) -> None:

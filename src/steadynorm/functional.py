@@ -14,8 +14,9 @@ from .errors import (
     InvalidInputError,
     UnsupportedDtypeError,
 )
-from .kernels import ACTIVATIONS, Apply, eager
+from .kernels import ACTIVATIONS, Apply, eager, has_memory, update_compiled
 from .moments import Moments
+from .ops import small
 
 
 def batch_norm(
@@ -82,7 +83,8 @@ def batch_norm(
             )
         if torch.compiler.is_compiling():
             return _evaluate(x, running_mean, running_var, apply)
-        return ops.normalize(x, running_mean, running_var, apply)
+        y = small.normalize(x, running_mean, running_var, apply)
+        return ops.normalize(x, running_mean, running_var, apply) if y is None else y
     if (running_mean is None) != (running_var is None):
         raise InvalidArgumentError(
             f"{name}: expected running_mean and running_var both or neither, got only "
@@ -93,6 +95,13 @@ def batch_norm(
             f"{name}: expected more than 1 value per channel when training, got input of shape "
             f"{tuple(input.shape)}. Use a larger batch, or eval mode for a single example."
         )
+    compiling = torch.compiler.is_compiling()
+    if isinstance(momentum, Tensor) and not compiling and momentum.is_cpu and has_memory(momentum):
+        momentum = momentum.item()
+    if not isinstance(momentum, Tensor) and not compiling:
+        y = small.batch_norm(x, running_mean, running_var, apply, momentum)
+        if y is not None:
+            return y
     y, moments = ops.batch_norm(x, apply)
     if input.numel() != 0:
         _update_running(name, running_mean, running_var, moments, momentum)
@@ -103,13 +112,16 @@ def _update_running(
     name: str, running_mean: Tensor | None, running_var: Tensor | None, batch: Moments, momentum: float | Tensor
 ) -> None:
     """Moves the running statistics in the moments' float64, rounded once; both, or neither if one cannot be written."""
+    if running_mean is None or running_var is None:
+        return
+    if not isinstance(momentum, Tensor) and update_compiled(running_mean, running_var, batch, momentum):
+        return
     moved: list[tuple[Tensor, Tensor]] = []
     try:
         for running, new in ((running_mean, batch.mean), (running_var, batch.var_unbiased)):
-            if running is not None:
-                old = running.to(new.dtype, copy=True)
-                running.copy_(old * (1 - momentum) + new[0].detach() * momentum)
-                moved.append((running, old))
+            old = running.to(new.dtype, copy=True)
+            running.copy_(old * (1 - momentum) + new[0].detach() * momentum)
+            moved.append((running, old))
     except RuntimeError as error:
         for running, old in moved:
             running.copy_(old)

@@ -9,8 +9,8 @@ groups do not share statistics, N is the batch, C the channels and L the positio
 | `moments`     | `Moments` of shape (G, C)                                                            |
 | `normalize`   | y = activation(z), 0 where the mask is False                                         |
 | `reduce_grad` | the sums of dz and of dz * xhat, (G, C)                                              |
-| `input_grad`  | dx and dresidual (None for no residual) from those sums and the count that shares them; or, without sums,   |
-|               | from statistics that do not depend on x                                              |
+| `input_grad`  | dx and dresidual (None for no residual) from those sums and the count that shares    |
+|               | them; or, without sums, from statistics that do not depend on x                      |
 | `forward`     | `moments` and `normalize` in one, for when nothing is merged in between              |
 | `backward`    | `reduce_grad` and `input_grad` in one, likewise                                      |
 
@@ -20,11 +20,14 @@ differentiable, every derivative beyond the first.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..moments import Moments
 
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh")
 """Activations a kernel can apply: torch's functions of these names with their default arguments."""
@@ -67,17 +70,38 @@ class Gradients(NamedTuple):
 
 def serving(x: Tensor, *others: Tensor | None) -> ModuleType:
     """The backend that serves x and what goes with it."""
+    if x.device.type == "cpu" and x.dtype in COMPILED and x.numel() > 0 and all(map(has_memory, (x, *others))):
+        return compiled()
     from . import eager
 
-    if x.device.type == "cpu" and x.dtype in COMPILED and x.numel() > 0 and all(map(_has_memory, (x, *others))):
-        from . import numba_cpu
-
-        return numba_cpu
     return eager
 
 
-def _has_memory(tensor: Tensor | None) -> bool:
-    """Whether it is an ordinary tensor, and not one that a transformation such as vmap or a compiler traces with."""
+@lru_cache
+def compiled() -> ModuleType:
+    """The backend of compiled kernels, which brings numba: imported when it is first needed."""
+    from . import numba_cpu
+
+    return numba_cpu
+
+
+def update_compiled(running_mean: Tensor, running_var: Tensor, batch: Moments, momentum: float) -> bool:
+    """Moves running statistics by compiled code, where that can write both; says whether it did."""
+    if torch.compiler.is_compiling() or not batch.mean.device.type == running_mean.device.type == "cpu":
+        return False
+    pair = running_mean, running_var
+    if not all(map(has_memory, (*pair, batch.mean))) or any(t.requires_grad or t.is_inference() for t in pair):
+        return False
+    if running_mean.dtype != running_var.dtype or running_mean.dtype not in (torch.float32, torch.float64):
+        return False
+    if not (running_mean.is_contiguous() and running_var.is_contiguous()):
+        return False
+    compiled().update_running(running_mean, running_var, batch, momentum)
+    return True
+
+
+def has_memory(tensor: Tensor | None) -> bool:
+    """Whether it is None or an ordinary tensor, not one that a transformation such as vmap traces with."""
     if tensor is None:
         return True
     if type(tensor) not in (Tensor, torch.nn.Parameter):

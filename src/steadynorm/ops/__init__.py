@@ -2,11 +2,12 @@
 
 They take natural shapes (N, C, *), in which N may hold `groups` equal groups that do not share statistics, and view
 them into the kernels' canonical (G, N, C, L). `batch_norm` and `normalize` are differentiable to any order, by one of
-three routes:
+these routes:
 
 - compiling or exporting: an opaque `torch.library` operator
 - forward-mode differentiation: the eager kernel, which torch differentiates itself
-- otherwise: an autograd function over the kernels, which costs less than the dispatcher
+- under vmap, torch.func.grad and the like: an autograd function that they know how to transform
+- otherwise an autograd function that costs less, or, when no gradient is wanted, the kernel itself
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..kernels import Apply, eager, serving
+from ..kernels import Apply, eager, has_memory, serving
 from ..moments import Moments, statistics_dtype
 from .views import canonical, canonical_apply, dense, fold_channels, fold_examples, fold_settings, natural, unfold
 
@@ -44,44 +45,79 @@ def batch_norm(x: Tensor, apply: Apply, groups: int = 1) -> tuple[Tensor, Moment
     Returns:
         y, of x's shape and memory order, and the moments, (groups, C), which pass no gradient.
     """
-    y, *moments = _route(_batch_norm_op, partial(_batch_norm_by, eager), _BatchNorm, x, *apply, groups)
+    y, *moments = _route(_BATCH_NORM, x, *apply, groups)
     return y, Moments(*moments)
 
 
 def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1) -> Tensor:
     """Normalizes by given statistics, (C,) or (groups, C), which receive no gradient; the rest as `batch_norm`."""
-    return _route(_normalize_op, partial(_normalize_by, eager), _Normalize, x, mean, var, *apply, groups)
+    return _route(_NORMALIZE, x, mean, var, *apply, groups)
 
 
-def _route(operator: Callable, kernel: Callable, function: type[torch.autograd.Function], *arguments: Any) -> Any:
+def differentiable_backward(dy: Tensor, x: Tensor, apply: Apply) -> tuple[Tensor, Tensor, Tensor]:
+    """dx, and dweight and dbias, (1, C), of `batch_norm` in operations that torch differentiates."""
+    moments = eager.moments(canonical(x, 1))
+    return _backward_by(eager, dy, x, moments.mean, moments.var, moments.count, *apply, 1)[:3]
+
+
+class _Routes(NamedTuple):
+    operator: Callable
+    differentiable: Callable
+    function: type[torch.autograd.Function]
+    plain: type[torch.autograd.Function]
+    kernel: Callable
+
+
+def _route(routes: _Routes, *arguments: Any) -> Any:
+    operator, differentiable, function, plain, kernel = routes
     if torch.compiler.is_compiling():
         return operator(*arguments)
     if forward_ad._current_level >= 0:
-        return kernel(*arguments)
-    return function.apply(*arguments)
+        return differentiable(*arguments)
+    tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
+    if not all(map(has_memory, tensors)):
+        return function.apply(*arguments)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return plain.apply(*arguments)
+    return kernel(*arguments)
 
 
 # ---- the kernels on natural shapes ----
 
 
 def _batch_norm_by(backend: ModuleType, x: Tensor, *settings: Any) -> Four:
-    apply, groups = canonical_apply(*settings)
-    y, moments = backend.forward(canonical(x, groups), apply)
-    return natural(y, x), moments.count, moments.mean, moments.m2
+    if backend is not eager:
+        *fields, groups = settings
+        y, moments = backend.forward(x, Apply(*fields), groups)
+    else:
+        apply, groups = canonical_apply(*settings)
+        y, moments = eager.forward(canonical(x, groups), apply)
+        y = natural(y, x)
+    return y, moments.count, moments.mean, moments.m2
 
 
 def _normalize_by(backend: ModuleType, x: Tensor, mean: Tensor, var: Tensor, *settings: Any) -> Tensor:
+    if backend is not eager:
+        *fields, groups = settings
+        return backend.normalize(x, mean, var, Apply(*fields), groups)
     apply, groups = canonical_apply(*settings)
-    return natural(backend.normalize(canonical(x, groups), mean, var, apply), x)
+    return natural(eager.normalize(canonical(x, groups), mean, var, apply), x)
 
 
 def _backward_by(
     backend: ModuleType, dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any
 ) -> Four:
     """dx; dweight and dbias, (groups, C); dresidual, empty if there is none or it is dy. No count: constants."""
+    *fields, groups = settings
+    apply = Apply(*fields)
+    changes = _changes_dresidual(apply)
+    if backend is not eager:
+        given = apply if changes else apply._replace(residual=None)
+        grads = backend.backward(dy, x, mean, var, given, count, groups)
+        return grads.x, grads.weight, grads.bias, grads.residual if changes else x.new_empty(0)
     apply, groups = canonical_apply(*settings)
-    grads = backend.backward(canonical(dy, groups), canonical(x, groups), mean, var, apply, count)
-    dresidual = natural(grads.residual, x) if _changes_dresidual(apply) else x.new_empty(0)
+    grads = eager.backward(canonical(dy, groups), canonical(x, groups), mean, var, apply, count)
+    dresidual = x.new_empty(0) if grads.residual is None or not changes else natural(grads.residual, x)
     return natural(grads.x, x), grads.weight, grads.bias, dresidual
 
 
@@ -118,7 +154,8 @@ def _save_batch_norm(ctx: Any, inputs: tuple, output: Four) -> None:
     x, *settings = inputs
     _, count, mean, m2 = output
     ctx.mark_non_differentiable(count, mean, m2)
-    _save(ctx, x, mean, Moments(count, mean, m2).var, count, *settings)
+    var = m2 / count if settings[4] is None and x.numel() > 0 else Moments(count, mean, m2).var
+    _save(ctx, x, mean, var, count, *settings)
 
 
 def _save_normalize(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -145,11 +182,18 @@ def _gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tupl
     dx, dweight, dbias, dresidual = kernel(dy, x, mean, var, count, *settings)
     return (
         dx,
-        None if weight is None else dweight.sum_to_size(weight.shape).to(weight.dtype),
-        None if bias is None else dbias.sum_to_size(bias.shape).to(bias.dtype),
+        None if weight is None else _shaped_like(weight, dweight),
+        None if bias is None else _shaped_like(bias, dbias),
         None,
         None if not ctx.has_residual else dy if residual is None else dresidual,
     )
+
+
+def _shaped_like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """(groups, C) → the parameter's shape, (C,) or (groups, C), and dtype."""
+    if parameter.dim() == 1:
+        gradient = gradient[0] if gradient.shape[0] == 1 else gradient.sum(0)
+    return gradient.to(parameter.dtype)
 
 
 def _batch_norm_gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tuple[Tensor | None, ...]:
@@ -212,6 +256,16 @@ class _BatchNorm(torch.autograd.Function):
         return _batch_norm_gradients(ctx, grad_outputs[0], _backward)
 
 
+class _PlainBatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Four:
+        output = _batch_norm(*inputs)
+        _save_batch_norm(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(_BatchNorm.backward)
+
+
 class _Normalize(torch.autograd.Function):
     forward = staticmethod(_normalize)
     setup_context = staticmethod(_save_normalize)
@@ -223,6 +277,16 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         return _normalize_gradients(ctx, grad_outputs[0], _backward)
+
+
+class _PlainNormalize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        output = _normalize(*inputs)
+        _save_normalize(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(_Normalize.backward)
 
 
 def _define(name: str, kernel: Callable, schema: str) -> Any:
@@ -269,3 +333,6 @@ _normalize_op.register_autograd(
 _batch_norm_op.register_vmap(partial(_vmap_batch_norm, _batch_norm_op))
 _normalize_op.register_vmap(partial(_vmap_normalize, _normalize_op))
 _backward_op.register_vmap(_vmap_backward)
+
+_BATCH_NORM = _Routes(_batch_norm_op, partial(_batch_norm_by, eager), _BatchNorm, _PlainBatchNorm, _batch_norm)
+_NORMALIZE = _Routes(_normalize_op, partial(_normalize_by, eager), _Normalize, _PlainNormalize, _normalize)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import carray
 
-from .compiling import inner, pointer
+from .compiling import carray, inner, pointer
 from .elements import load
 
 CODES = {None: 0, "float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
@@ -39,7 +38,7 @@ def read_statistics(call, group, first, mean, var):
 
 @inner
 def scales(call, group, first, mean, var, scratch, rest, invstd, scale, shift):
-    """What normalizes a tile; `rest` is what rounding to the type of `scratch` takes from the mean, and the shift has it."""
+    """What normalizes a tile; `rest`, which the shift has, is what rounding to scratch's type takes from the mean."""
     for channel in range(len(mean)):
         place = first + channel
         scratch[0] = mean[channel]

@@ -17,6 +17,10 @@ from numba.core import cgutils
 from numba.core.compiler import Compiler
 from numba.extending import intrinsic
 
+_FILES = sorted(Path(__file__).parent.glob("*.py"))
+_SOURCE = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()[:16]
+"""Names this very source, as it was when it was imported."""
+carray: Any = numba.carray  # type: ignore[attr-defined]
 REASSOCIATE = {"reassoc", "contract", "nsz"}
 """What a sum may do with its terms: any order, fused multiply-add. nan and inf keep their meaning."""
 
@@ -48,7 +52,11 @@ def exact(function: Callable) -> Any:
 def entry(function: Callable) -> Any:
     """Compiles a C function of one pointer, kept on disk for the next process."""
     with _cache_folder():
-        return numba.cfunc(types.void(types.voidptr), cache=True, error_model="numpy", nopython=True)(function)
+        return numba.cfunc(types.void(types.voidptr), cache=True, error_model="numpy")(function)
+
+
+def numba_version() -> str:
+    return numba.__version__
 
 
 @contextmanager
@@ -64,18 +72,16 @@ def _cache_folder() -> Iterator[None]:
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept; NUMBA_CACHE_DIR, where set, goes before it."""
-    source = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
     elif sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "steadynorm" / f"kernels-{hashlib.sha256(source).hexdigest()[:16]}"
+    return base / "steadynorm" / f"kernels-{_SOURCE}"
 
 
-@intrinsic
-def pointer(typing_context: Any, address: Any) -> Any:
+def _pointer(typing_context: Any, address: Any) -> Any:
     """The address, an integer, as a pointer to anything."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -84,8 +90,10 @@ def pointer(typing_context: Any, address: Any) -> Any:
     return types.voidptr(address), codegen
 
 
-@intrinsic
-def fetch_add(typing_context: Any, address: Any, value: Any) -> Any:
+pointer: Any = intrinsic(_pointer)
+
+
+def _fetch_add(typing_context: Any, address: Any, value: Any) -> Any:
     """Atomically adds to the int64 at an address and gives what was there before."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -95,8 +103,10 @@ def fetch_add(typing_context: Any, address: Any, value: Any) -> Any:
     return types.int64(types.int64, types.int64), codegen
 
 
-@intrinsic
-def call_kernel(typing_context: Any, kernel: Any, address: Any) -> Any:
+fetch_add: Any = intrinsic(_fetch_add)
+
+
+def _call_kernel(typing_context: Any, kernel: Any, address: Any) -> Any:
     """Calls the C function at an address with another address."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -108,8 +118,10 @@ def call_kernel(typing_context: Any, kernel: Any, address: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
-@intrinsic
-def stream_line(typing_context: Any, source: Any, target: Any) -> Any:
+call_kernel: Any = intrinsic(_call_kernel)
+
+
+def _stream_line(typing_context: Any, source: Any, target: Any) -> Any:
     """Copies 64 bytes to an address that is a multiple of 64, past the caches."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -120,3 +132,6 @@ def stream_line(typing_context: Any, source: Any, target: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
+
+
+stream_line: Any = intrinsic(_stream_line)

@@ -57,20 +57,24 @@ def _to_bfloat(value: np.float32) -> np.uint16:
     return np.uint16(np.uint32(0x7FC0) if value != value else rounded)
 
 
-@intrinsic
-def _widen_half(typing_context: Any, bits: Any) -> Any:
+def _widen_half_code(typing_context: Any, bits: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
 
     return types.float32(types.int16), codegen
 
 
-@intrinsic
-def _narrow_half(typing_context: Any, value: Any) -> Any:
+_widen_half: Any = intrinsic(_widen_half_code)
+
+
+def _narrow_half_code(typing_context: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
 
     return types.int16(types.float32), codegen
+
+
+_narrow_half: Any = intrinsic(_narrow_half_code)
 
 
 # ---- the smooth activations: libm's in float64; in float32 short polynomials, which vectorize ----

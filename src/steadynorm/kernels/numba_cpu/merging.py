@@ -1,4 +1,4 @@
-"""Merges what the parts of a tile gave; plain loops over channels, which vectorize."""
+"""What is done with a tensor's statistics: those of parts merged, running ones moved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 
 from .compiling import inner
 from .places import take
+
+FAR = 8
+"""Standard deviations from 0 at which a mean begins to cost float32 accuracy that matters."""
 
 
 @inner
@@ -46,3 +49,45 @@ def merge_sums(call, partial, sum_dz, sum_dz_xhat):
                 sum_dz[group, channel] += partial[group, part, 0, channel]
                 sum_dz_xhat[group, channel] += partial[group, part, 1, channel]
         group = take(call)
+
+
+@inner
+def update(running_mean, running_var, count, mean, m2, momentum):
+    """Moves running statistics towards a batch's, the variance divided by n - 1; rounded once."""
+    for channel in range(len(mean)):
+        spare = count[channel] - 1
+        var = m2[channel] / spare if spare > 0 else math.nan
+        running_mean[channel] = running_mean[channel] * (1 - momentum) + mean[channel] * momentum
+        running_var[channel] = running_var[channel] * (1 - momentum) + var * momentum
+
+
+@inner
+def harmless(mean, invstd, eps):
+    """Whether no mean is far above its standard deviation, and no variance far below eps.
+
+    Then x * scale + (bias - mean * scale) in float32 is as exact as (x - mean) * scale + bias, and 1 / invstd² - eps as
+    the variance.
+    """
+    for channel in range(len(mean)):
+        if not (abs(mean[channel]) * invstd[channel] <= FAR and invstd[channel] * invstd[channel] * eps <= 0.5):
+            return False
+    return True
+
+
+@inner
+def harmless_running(mean, var, eps):
+    """The same of running statistics, whose variance is known."""
+    for channel in range(len(mean)):
+        if not mean[channel] * mean[channel] <= FAR * FAR * (var[channel] + eps):
+            return False
+    return True
+
+
+@inner
+def update_by_invstd(running_mean, running_var, mean, invstd, count, eps, momentum):
+    """As `update`, from what torch keeps of a batch."""
+    for channel in range(len(mean)):
+        deviation = 1 / float(invstd[channel])
+        var = (deviation * deviation - eps) * count / (count - 1)
+        running_mean[channel] = running_mean[channel] * (1 - momentum) + mean[channel] * momentum
+        running_var[channel] = running_var[channel] * (1 - momentum) + var * momentum

@@ -1,14 +1,12 @@
 """The two passes over a tensor: each thread takes items, walks over their rows, and has row kernels do the arithmetic.
 
-What belongs to the channels of a tile is float64. `numbers` and `wide` are scratch, lines as wide as a row, of the numbers
-that row kernels compute with and of float64; `keep` is one line of the mask.
+What belongs to the channels of a tile is float64. `numbers` and `wide` are scratch, lines as wide as a row, of the
+numbers that row kernels compute with and of float64; `keep` is one line of the mask.
 """
 
 from __future__ import annotations
 
 import math
-
-import numpy as np
 
 from .coefficients import read_statistics, scales
 from .compiling import call_kernel, inner
@@ -107,8 +105,8 @@ def forward_items(call, counted, means, m2s, partial, counts, row, numbers, wide
 def measure(call, row, group, tile, begin, end, numbers, wide, keep, mean, m2):
     """Writes mean and m2 of a tile's rows; gives their count.
 
-    Sums are taken of distances from a value near the mean, so that nothing cancels: from the mean of the first block, or,
-    where that proves to be far from the mean of all, once more from that.
+    Sums are taken of distances from a value near the mean, so that nothing cancels: from the mean of the first block,
+    or, where that proves to be far from the mean of all, once more from that.
     """
     channels = len(mean)
     near, sums, squares = wide[5, :channels], wide[6, :channels], wide[7, :channels]
@@ -185,6 +183,7 @@ def prepare_pull(call, row, group, tile, count, numbers, wide):
     first, channels = span(call, tile)
     rest, invstd, scale = wide[2, :channels], wide[3, :channels], wide[4, :channels]
     sum_dz, sum_dz_xhat, pulls, push = wide[6, :channels], wide[7, :channels], wide[8, :channels], wide[9, :channels]
+    row[0].pulls, row[0].push = numbers[3].ctypes.data, numbers[4].ctypes.data
     if not call.varies:
         return
     for channel in range(channels):
@@ -194,4 +193,3 @@ def prepare_pull(call, row, group, tile, count, numbers, wide):
         push[channel] = (tilt * rest[channel] - sum_dz[channel] / number) * scale[channel]
     spread_all(call, tile, pulls, numbers[3])
     spread_all(call, tile, push, numbers[4])
-    row[0].pulls, row[0].push = numbers[3].ctypes.data, numbers[4].ctypes.data

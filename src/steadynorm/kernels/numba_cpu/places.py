@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
-from .compiling import fetch_add, inner, pointer, row_function
+from .compiling import carray, fetch_add, inner, pointer, row_function
 
 BLOCK = 16
 """Rows that are summed in float32 before float64 takes over."""

@@ -1,7 +1,7 @@
 """The loops of `rows` as C functions of the address of a `call.ROW`; each variant is compiled when first asked for.
 
-A variant is a dtype; an activation: "" for none, "bent" for a piecewise linear one, "smooth"; whether there are a residual
-and a mask; and whether the row is of one channel. What there is not is compiled away, by being None.
+A variant is a dtype; an activation: "" for none, "bent" for a piecewise linear one, "smooth"; whether there are a
+residual and a mask; and whether the row is of one channel. What there is not is compiled away, by being None.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, types
+from numba import types
 from numba.extending import overload
 
 from . import rows
 from .call import ROW
-from .compiling import entry, inner, pointer
+from .compiling import carray, entry, inner, pointer
 from .elements import STORED
 
 

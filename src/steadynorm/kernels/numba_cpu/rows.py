@@ -101,7 +101,7 @@ def add_bent_products(dy, x, residual, keep, mean, scale, shift, slope, sums, pr
         products[j] += dz * d
 
 
-# ---- sums over the row of one channel; `zero` and `one` are of the type to compute with, as Python's would widen it ----
+# ---- sums over the row of one channel; `zero` is of the type to compute with, as Python's would widen it ----
 
 
 @row_function

@@ -1,8 +1,9 @@
 """Runs a compiled kernel on torch's own threads.
 
 torch's CPU operators run on GNU OpenMP's pool; so do the kernels, by the pool's C interface: one pool, woken in
-microseconds, sized by `torch.set_num_threads`, and safe from several Python threads. Where torch uses another pool, they
-run on a pool of Python threads. A forked child has none of its parent's threads: there, kernels run on the caller alone.
+microseconds, sized by `torch.set_num_threads`, and safe from several Python threads. Where torch uses another pool,
+they run on a pool of Python threads. A forked child has none of its parent's threads: there, kernels run on the caller
+alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from functools import lru_cache
 
 import torch
 
-Kernel = Callable[[int], None]
+Call = ctypes.Array | bytes
+"""A packed record, passed by its address."""
+Kernel = Callable[[Call], None]
 _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _forked = False
 
@@ -29,8 +32,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_note_fork)
 
 
-def run(kernel: int, call: int, threads: int) -> None:
-    """Calls the C function at address `kernel` with the address `call` on so many threads at once, this one included."""
+def run(kernel: int, call: Call, threads: int) -> None:
+    """Calls the C function at address `kernel` with the address of `call` on so many threads, this one included."""
     if threads <= 1 or _forked:
         function(kernel)(call)
     elif (parallel := _openmp()) is not None:
@@ -42,13 +45,18 @@ def run(kernel: int, call: int, threads: int) -> None:
             other.result()
 
 
+def pool() -> str:
+    """Name of the pool that kernels run on."""
+    return "torch's OpenMP threads" if _openmp() is not None else "Python threads"
+
+
 @lru_cache
 def function(kernel: int) -> Kernel:
     return _KERNEL(kernel)
 
 
 @lru_cache
-def _openmp() -> Callable[[int, int, int, int], None] | None:
+def _openmp() -> Callable[[int, Call, int, int], None] | None:
     """GOMP_parallel of the GNU OpenMP library that torch has loaded, if it has."""
     if not torch.backends.openmp.is_available() or not hasattr(os, "RTLD_NOLOAD"):
         return None

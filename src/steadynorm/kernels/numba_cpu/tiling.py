@@ -2,10 +2,10 @@
 
 A group's memory is (N, C, L) or, channels last, (N, L, C). Two ways to walk over it:
 
-- runs: each row is of one channel, in one example (channels first, long enough L); a tile is a few channels that lie one
-  after the other, so that memory is read in order
-- columns: each row is of several channels, a column always of the same one: a row is a whole number of periods (C values
-  channels last, C * L channels first), or, for a long period, a tile's part of one
+- runs: each row is of one channel, in one example (channels first, long enough L); a tile is a few channels that lie
+  one after the other, so that memory is read in order
+- columns: each row is of several channels, a column always of the same one: a row is a whole number of periods (C
+  values channels last, C * L channels first), or, for a long period, a tile's part of one
 
 An item is a tile's share (`part`) of the rows. Where a tile has one part, it can be measured and normalized while it is
 in cache. Everything depends on the shape alone, so results do not depend on the number of threads.
@@ -20,8 +20,11 @@ RUN_LENGTH = 100
 """Positions from which on a row of one channel is long enough."""
 RUN_WIDTH = 4096
 """Values in a row of one channel at most, which are summed in float32 before float64 takes over."""
-RUN_VALUES = 4096
-"""Values of an example in a tile of runs: enough in a row for the memory to be read at full speed."""
+RUN_VALUES = 1 << 12, 1 << 15
+"""Values of an example in a tile of runs, at least and at most: memory is read faster in long pieces, but tiles that
+are to be measured and normalized while in cache are to be many and small."""
+TILES = 16
+"""Tiles wanted, if that leaves them the least they need."""
 WIDTH = 256
 """Columns of a row at least, if the tensor has them: enough to keep the vector units busy."""
 WIDEST = 1024
@@ -55,7 +58,8 @@ class Tiling(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def tiling(groups: int, examples: int, channels: int, length: int, channels_last: bool) -> Tiling:
+def tiling(groups: int, examples: int, channels: int, length: int, channels_last: bool, fused: bool = True) -> Tiling:
+    """The cut of a tensor; not `fused` where each value is read once, and tiles may be as large as they like."""
     inner = 1 if channels_last else length
     period, size = channels * inner, examples * channels * length
     runs = not channels_last and length >= RUN_LENGTH
@@ -63,7 +67,8 @@ def tiling(groups: int, examples: int, channels: int, length: int, channels_last
     if runs:
         stride, width = length, min(length, RUN_WIDTH)
         rows_per_example = -(-length // width)
-        tile_channels = max(1, min(channels, RUN_VALUES // length))
+        least, most = (max(1, values // length) for values in RUN_VALUES)
+        tile_channels = min(channels, most, max(least, channels // TILES) if fused else most)
         rows = examples * rows_per_example
     elif period <= WIDEST:
         stride = width = period * max(1, -(-min(WIDTH, size) // max(period, 1)))

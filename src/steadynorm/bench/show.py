@@ -1,0 +1,58 @@
+"""A benchmark as tables on the terminal and as a picture."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from .cases import FIRST, LAST
+from .record import Benchmark
+from .summary import HEADER, NETWORK_HEADER, bars, groups, networks, shares_of_memory_speed, worse_errors
+
+
+def show(console: Console, benchmark: Benchmark) -> None:
+    """Everything that matters, in as many lines as needed."""
+    console.print(
+        _table("Times as fast as (geometric mean over shapes, and the worst of them)", HEADER, groups(benchmark))
+    )
+    if benchmark.networks:
+        console.print(_table("Whole steps", NETWORK_HEADER, networks(benchmark)))
+    for line in shares_of_memory_speed(benchmark):
+        console.print(line, highlight=False)
+    for line in worse_errors(benchmark) or ["no error is above torch's"]:
+        console.print(line, highlight=False)
+
+
+def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name, justify="left" if name in ("order", "dtype", "epilogue", "mode", "peer") else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def draw(benchmark: Benchmark, path: Path) -> None:
+    """How many times as fast as torch, shape by shape: BN + ReLU, forward and backward, float32."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5.5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=False)
+    for axis, order in zip(axes, (FIRST, LAST), strict=True):
+        labels, plain, in_place = bars(benchmark, order)
+        places = range(len(labels))
+        axis.barh([p + 0.2 for p in places], plain, height=0.38, label="torch", color="#2a6f97")
+        axis.barh([p - 0.2 for p in places], in_place, height=0.38, label="torch, ReLU in place", color="#a9d6e5")
+        axis.axvline(1, color="#444444", linewidth=1)
+        axis.set_yticks(list(places), labels, fontsize=8)
+        axis.invert_yaxis()
+        axis.set_title(order)
+        axis.set_xlabel("times as fast")
+    axes[0].legend(frameon=False)
+    figure.suptitle("BN + ReLU, forward and backward, float32", x=0.01, ha="left", fontweight="bold")
+    picture = BytesIO()
+    figure.savefig(picture, dpi=130, format="png")
+    path.write_bytes(picture.getvalue())

@@ -1,0 +1,121 @@
+"""What a benchmark shows: ratios to each peer, shares of the memory's speed, errors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .cases import FIRST, INFERENCE, LAST, RELU, TRAINING
+from .networks import NONE
+from .providers import OURS
+from .record import Benchmark
+from .run import COPY
+
+HEADER = ("order", "dtype", "epilogue", "mode", "peer", "times as fast", "worst", "cases")
+NETWORK_HEADER = ("network", "order", "mode", "no BN", "ours", "torch", "BN costs, ours", "BN costs, torch", "peak MB")
+BIG = 50.0
+"""Megabytes from which on no cache holds a tensor."""
+
+
+def ratios(row: dict[str, Any]) -> dict[str, float]:
+    """How many times as fast as each peer ours is."""
+    timings = row["timings"]
+    return {
+        peer: timing["median"] / timings[OURS]["median"]
+        for peer, timing in timings.items()
+        if peer not in (OURS, COPY, NONE)
+    }
+
+
+def groups(benchmark: Benchmark) -> list[tuple[str, ...]]:
+    """Geometric mean and worst of the ratios over the shapes, for everything else fixed."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for row in benchmark.cases:
+        for peer, ratio in ratios(row).items():
+            found.setdefault((row["order"], row["dtype"], row["epilogue"], row["mode"], peer), []).append(ratio)
+    for key, values in _against_frameworks(benchmark).items():
+        found[key] = values
+    return [
+        (*key, f"{geometric_mean(values):.2f}", f"{min(values):.2f}", str(len(values))) for key, values in found.items()
+    ]
+
+
+def _against_frameworks(benchmark: Benchmark) -> dict[tuple[str, ...], list[float]]:
+    ours = {
+        (tuple(row["shape"]), row["mode"]): row["timings"][OURS]["median"]
+        for row in benchmark.cases
+        if row["order"] == LAST and row["dtype"] == "float32" and row["epilogue"] == RELU
+    }
+    found: dict[tuple[str, ...], list[float]] = {}
+    for row in benchmark.peers:
+        median = ours.get((tuple(row["shape"]), row["mode"]))
+        if median is not None and row["median"] is not None:
+            key = (LAST, "float32", RELU, row["mode"], row["framework"])
+            found.setdefault(key, []).append(row["median"] / median)
+    return found
+
+
+def shares_of_memory_speed(benchmark: Benchmark) -> list[str]:
+    """Of tensors that no cache holds, float32 with ReLU: the time their bytes need, over ours."""
+    lines = []
+    for row in benchmark.cases:
+        if row["megabytes"] < BIG or row["dtype"] != "float32" or row["epilogue"] != RELU or row["mode"] == INFERENCE:
+            continue
+        share = row["floor_ms"] / row["timings"][OURS]["median"]
+        lines.append(f"{tuple(row['shape'])}, {row['order']}, {row['mode']}: {share:.2f} of the memory's speed")
+    return lines
+
+
+def worse_errors(benchmark: Benchmark) -> list[str]:
+    """Cases where our largest error is above torch's."""
+    lines = []
+    for row in benchmark.cases:
+        errors = row["errors"]
+        if not errors:
+            continue
+        for name, error in errors[OURS].items():
+            theirs = errors["torch"][name]
+            if error > theirs:
+                where = f"{tuple(row['shape'])}, {row['order']}, {row['dtype']}, {row['mode']}"
+                lines.append(f"{where}: {name} {error:.1e}, torch's {theirs:.1e}")
+    return lines
+
+
+def networks(benchmark: Benchmark) -> list[tuple[str, ...]]:
+    """Milliseconds a step, and what normalization adds to the network without it."""
+    result = []
+    for row in benchmark.networks:
+        none, ours, theirs = (row["timings"][name]["median"] for name in (NONE, OURS, "torch"))
+        peaks = row.get("peak_megabytes")
+        result.append(
+            (
+                f"ResNet-{row['depth']}, batch {row['batch']}, {row['pixels']} px",
+                row["order"],
+                row["mode"],
+                f"{none:.0f} ms",
+                f"{ours:.0f} ms",
+                f"{theirs:.0f} ms",
+                f"{ours / none - 1:+.0%}",
+                f"{theirs / none - 1:+.0%}",
+                f"{peaks[OURS]:.0f}, torch {peaks['torch']:.0f}" if peaks else "",
+            )
+        )
+    return result
+
+
+def geometric_mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def bars(benchmark: Benchmark, order: str) -> tuple[list[str], list[float], list[float]]:
+    """Labels, times as fast as torch, and as torch in place: float32, ReLU, forward+backward, shape by shape."""
+    rows = [
+        row
+        for row in benchmark.cases
+        if (row["order"], row["dtype"], row["epilogue"], row["mode"]) == (order, "float32", RELU, TRAINING)
+    ]
+    labels = ["×".join(map(str, row["shape"])) for row in rows]
+    return labels, [ratios(row)["torch"] for row in rows], [ratios(row)["torch in place"] for row in rows]
+
+
+__all__ = ["FIRST", "HEADER", "NETWORK_HEADER", "bars", "groups", "networks", "shares_of_memory_speed", "worse_errors"]

@@ -1,0 +1,108 @@
+"""Small tensors: torch's own operator, where what Python costs exceeds what a kernel saves, and where it is exact.
+
+torch's operator is as exact as ours for contiguous data unless a channel's mean is far above its standard deviation,
+which is looked at each time. Its first two derivatives are right; where a graph of the gradient is asked for, ours
+replaces it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..kernels import Apply, compiled
+from . import differentiable_backward
+
+LARGEST = 1 << 17
+"""Values up to which torch's operator is faster."""
+
+
+def batch_norm(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, apply: Apply, momentum: float
+) -> Tensor | None:
+    """Normalizes by the batch, moves the running statistics; None, with nothing changed, where that is not for torch.
+
+    Args:
+        x: (N, C, *), more than one value a channel.
+        running_mean, running_var: (C,), or both None.
+        apply: what happens to a normalized value.
+        momentum: weight of the batch in the running statistics.
+    """
+    if not _is_for_torch(x, running_mean, running_var, apply):
+        return None
+    weight, bias, eps, *_ = apply
+    y, mean, invstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    if mean.dtype is not torch.float32:
+        return None
+    try:
+        accepted = compiled().accepts(mean, invstd, running_mean, running_var, x.numel(), eps, momentum)
+    except RuntimeError:  # a transformation such as vmap: there is no memory to look at
+        return None
+    if not accepted:
+        return None
+    if y.grad_fn is not None:
+        y.grad_fn.register_hook(partial(_replace, x, weight, bias, eps))
+    return y if apply.activation is None else torch.relu(y)
+
+
+def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor | None:
+    """Normalizes by running statistics (C,) where no gradient is wanted; None where that is not for torch."""
+    weight, bias, eps, *_ = apply
+    if not _is_for_torch(x, mean, var, apply) or _wants_gradient(x, weight, bias):
+        return None
+    try:
+        if not compiled().accepts(mean, var, None, None, 0, eps, 0.0):
+            return None
+    except RuntimeError:
+        return None
+    y = torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, False)
+    return y if apply.activation is None else torch.relu_(y)
+
+
+def _wants_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def _is_for_torch(x: Tensor, mean: Tensor | None, var: Tensor | None, apply: Apply) -> bool:
+    weight, bias, _, residual, mask, activation, _ = apply
+    return (
+        0 < x.numel() <= LARGEST
+        and residual is None
+        and mask is None
+        and (activation is None or activation == "relu")
+        and (weight is None or weight.dtype is torch.float32)
+        and (bias is None or bias.dtype is torch.float32)
+        and x.dtype is not torch.float64
+        and _is_plain(x)
+        and (mean is None or (mean.dtype is torch.float32 and _is_plain(mean)))
+        and (var is None or (var.dtype is torch.float32 and _is_plain(var)))
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it lies contiguous in memory that compiled code may write to."""
+    kind = type(tensor)
+    return (
+        (kind is Tensor or kind is torch.nn.Parameter)
+        and tensor.is_contiguous()
+        and tensor.is_cpu
+        and not tensor.is_inference()
+    )
+
+
+def _replace(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    gradients: tuple[Tensor | None, ...],
+    outputs: tuple[Tensor, ...],
+) -> tuple[Tensor | None, ...] | None:
+    """Instead of torch's gradients, where a graph of them is asked for, ours."""
+    if not torch.is_grad_enabled() or outputs[0] is None:
+        return None
+    dx, dweight, dbias = differentiable_backward(outputs[0], x, Apply(weight, bias, eps))
+    ours = dx, dweight[0].to(x.dtype), dbias[0].to(x.dtype)
+    return tuple(None if theirs is None else own for theirs, own in zip(gradients, ours, strict=True))
