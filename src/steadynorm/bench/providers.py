@@ -34,15 +34,17 @@ def inputs(case: Case) -> Inputs:
     return Inputs(draw(), draw() if case.epilogue == ADD_RELU else None, draw())
 
 
-def steps(case: Case, given: Inputs) -> dict[str, Step]:
-    """One call of each provider."""
+def steps(case: Case, given: Inputs, compiles: bool) -> dict[str, Step]:
+    """One call of each provider; torch.compile, which takes seconds a case, only if asked for."""
     kind, channels = _LAYERS[len(case.shape)], case.shape[1]
     ours = getattr(sn, kind)(channels, activation=None if case.epilogue == PLAIN else "relu")
     theirs = _Epilogue(getattr(nn, kind)(channels), case.epilogue, in_place=False)
     in_place = _Epilogue(getattr(nn, kind)(channels), case.epilogue, in_place=True)
-    torch._dynamo.reset()
-    compiled = torch.compile(_Epilogue(getattr(nn, kind)(channels), case.epilogue, in_place=False), dynamic=False)
-    layers = {OURS: ours, TORCH: theirs, IN_PLACE: in_place, COMPILED: compiled}
+    layers = {OURS: ours, TORCH: theirs, IN_PLACE: in_place}
+    if compiles:
+        torch._dynamo.reset()
+        eager = _Epilogue(getattr(nn, kind)(channels), case.epilogue, in_place=False)
+        layers[COMPILED] = torch.compile(eager, dynamic=False)  # type: ignore[assignment]
     if case.epilogue == PLAIN:
         del layers[IN_PLACE]
     return {name: _step(case, layer, given) for name, layer in layers.items()}

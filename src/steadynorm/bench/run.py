@@ -12,7 +12,7 @@ from typing import Any
 from . import networks, peers
 from .cases import FIRST, FORWARD, INFERENCE, LAST, RELU, RESNET50, TRAINING, Case, grid
 from .errors import largest
-from .providers import COMPILED, inputs, steps
+from .providers import inputs, steps
 from .record import Benchmark
 from .timing import copy_step, in_turns
 
@@ -35,10 +35,8 @@ def run(benchmark: Benchmark, quick: bool, with_networks: bool, peers_python: st
 
 def _case(case: Case) -> dict[str, Any]:
     given = inputs(case)
-    providers = steps(case, given)
-    compiles = case.dtype == "float32" and case.epilogue == RELU and case.mode != FORWARD
-    if not (compiles and tuple(case.shape) in RESNET50):  # it takes seconds a case
-        del providers[COMPILED]
+    compiles = case.dtype == "float32" and case.epilogue == RELU and case.mode != FORWARD and case.shape in RESNET50
+    providers = steps(case, given, compiles)
     timings = in_turns({COPY: copy_step(given.x), **providers})
     floor = timings[COPY].median / 2 * case.passes
     row = {**case._asdict(), "shape": list(case.shape), "megabytes": case.megabytes, "floor_ms": floor}

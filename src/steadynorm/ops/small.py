@@ -44,20 +44,26 @@ def batch_norm(
         return None
     if y.grad_fn is not None:
         y.grad_fn.register_hook(partial(_replace, x, weight, bias, eps))
-    return y if apply.activation is None else torch.relu(y)
+    return _finish(y, apply)
 
 
 def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor | None:
     """Normalizes by running statistics (C,) where no gradient is wanted; None where that is not for torch."""
     weight, bias, eps, *_ = apply
-    if not _is_for_torch(x, mean, var, apply) or _wants_gradient(x, weight, bias):
+    if not _is_for_torch(x, mean, var, apply) or _wants_gradient(x, weight, bias, apply.residual):
         return None
     try:
         if not compiled().accepts(mean, var, None, None, 0, eps, 0.0):
             return None
     except RuntimeError:
         return None
-    y = torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, False)
+    return _finish(torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, False), apply)
+
+
+def _finish(y: Tensor, apply: Apply) -> Tensor:
+    """What follows the normalization, in place."""
+    if apply.residual is not None:
+        y = y.add_(apply.residual)
     return y if apply.activation is None else torch.relu_(y)
 
 
@@ -69,7 +75,7 @@ def _is_for_torch(x: Tensor, mean: Tensor | None, var: Tensor | None, apply: App
     weight, bias, _, residual, mask, activation, _ = apply
     return (
         0 < x.numel() <= LARGEST
-        and residual is None
+        and (residual is None or _is_plain(residual))
         and mask is None
         and (activation is None or activation == "relu")
         and (weight is None or weight.dtype is torch.float32)

@@ -72,14 +72,14 @@ def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
 
 
 def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int | None = None) -> Tensor:
-    x = _dense(x)
+    x = _dense(x, groups)
     y = torch.empty_like(x)
     _launch(entries.forward, x, _cut(x, groups, fused=False), apply, Memory(y=y, mean=mean, var=var), applies=True)
     return y
 
 
 def forward(x: Tensor, apply: Apply, groups: int | None = None) -> tuple[Tensor, Moments]:
-    x = _dense(x)
+    x = _dense(x, groups)
     y = torch.empty_like(x)
     return y, _measure(x, _cut(x, groups), apply, y)
 
@@ -115,7 +115,7 @@ def backward(
     count: Tensor | None = None,
     groups: int | None = None,
 ) -> Gradients:
-    x = _dense(x)
+    x = _dense(x, groups)
     dx, dresidual = torch.empty_like(x), _empty_dresidual(x, apply)
     memory = Memory(dy, dx, dresidual, count, mean=mean, var=var)
     sum_dz, sum_dz_xhat = _reduce(x, _cut(x, groups), apply, memory)
@@ -299,8 +299,9 @@ def _contiguous(values: Tensor | None) -> Tensor | None:
     return values if values is None or values.is_contiguous() else values.contiguous()
 
 
-def _dense(x: Tensor) -> Tensor:
-    return x if x.is_contiguous() or x.movedim(-3 if x.dim() == 4 else 1, -1).is_contiguous() else x.contiguous()
+def _dense(x: Tensor, groups: int | None = None) -> Tensor:
+    channel = 2 if groups is None else 1
+    return x if x.is_contiguous() or x.movedim(channel, -1).is_contiguous() else x.contiguous()
 
 
 def _laid_out_like(values: Tensor | None, x: Tensor) -> Tensor | None:

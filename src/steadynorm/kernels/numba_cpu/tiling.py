@@ -16,8 +16,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-RUN_LENGTH = 100
-"""Positions from which on a row of one channel is long enough."""
+RUN_LENGTH, READ_ONCE_LENGTH = 100, 32
+"""Positions from which on a row of one channel is long enough: in general, and where each value is read once."""
 RUN_WIDTH = 4096
 """Values in a row of one channel at most, which are summed in float32 before float64 takes over."""
 RUN_VALUES = 1 << 12, 1 << 15
@@ -62,7 +62,7 @@ def tiling(groups: int, examples: int, channels: int, length: int, channels_last
     """The cut of a tensor; not `fused` where each value is read once, and tiles may be as large as they like."""
     inner = 1 if channels_last else length
     period, size = channels * inner, examples * channels * length
-    runs = not channels_last and length >= RUN_LENGTH
+    runs = not channels_last and length >= (RUN_LENGTH if fused else READ_ONCE_LENGTH)
     rows_per_example, tile_channels = 1, channels
     if runs:
         stride, width = length, min(length, RUN_WIDTH)

@@ -1,0 +1,114 @@
+"""The benchmark on a tensor of a few kilobytes, and its arithmetic on numbers written by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from steadynorm.bench import networks, run, summary
+from steadynorm.bench.cases import ADD_RELU, FIRST, FORWARD, INFERENCE, LAST, PLAIN, RELU, TRAINING, Case, grid
+from steadynorm.bench.record import Benchmark
+from steadynorm.bench.show import draw, show
+
+
+def row(median: float, shape: tuple[int, ...] = (2, 3, 4, 4), **changes: object) -> dict:
+    """A measured case in which ours takes 2 ms and torch `median`."""
+    timings = {"copy": 1.0, "steadynorm": 2.0, "torch": median, "torch in place": median}
+    return {
+        **Case(shape, FIRST, "float32", RELU, TRAINING)._asdict(),
+        "shape": list(shape),
+        "megabytes": 100.0,
+        "floor_ms": 1.5,
+        "timings": {
+            name: {"median": value, "low": value, "high": value, "rounds": 5} for name, value in timings.items()
+        },
+        "errors": {"steadynorm": {"dx": 2e-7}, "torch": {"dx": 1e-7}},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("order", "epilogue", "mode", "passes"),
+    [
+        (FIRST, RELU, FORWARD, 2),
+        (FIRST, PLAIN, TRAINING, 5),
+        (LAST, RELU, FORWARD, 3),
+        (LAST, RELU, TRAINING, 8),
+        (LAST, RELU, INFERENCE, 2),
+        (FIRST, ADD_RELU, TRAINING, 8),
+    ],
+)
+def test_passes(order: str, epilogue: str, mode: str, passes: int) -> None:
+    assert Case((2, 3, 4, 4), order, "float32", epilogue, mode).passes == passes
+
+
+def test_grid_has_every_case_once() -> None:
+    cases = list(grid(quick=False))
+    assert len(set(cases)) == len(cases)
+    assert set(grid(quick=True)) < set(cases)
+
+
+def test_summary() -> None:
+    benchmark = Benchmark({}, [row(4.0), row(16.0, (4, 3, 4, 4))])
+    (torch_row, in_place) = summary.groups(benchmark)
+    assert torch_row == (FIRST, "float32", RELU, TRAINING, "torch", "4.00", "2.00", "2")
+    assert in_place[4] == "torch in place"
+    assert summary.shares_of_memory_speed(benchmark)[0].endswith("0.75 of the memory's speed")
+    assert summary.worse_errors(benchmark)[0].endswith("dx 2.0e-07, torch's 1.0e-07")
+
+
+def test_frameworks_are_compared_channels_last() -> None:
+    peer = {"framework": "jax", "shape": [2, 3, 4, 4], "mode": TRAINING, "median": 6.0}
+    benchmark = Benchmark({}, [row(4.0, order=LAST)], peers=[peer])
+    assert (LAST, "float32", RELU, TRAINING, "jax", "3.00", "3.00", "1") in summary.groups(benchmark)
+
+
+def test_run_shown_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [
+        Case((4, 3, 5, 5), order, "float32", RELU, mode) for order in (FIRST, LAST) for mode in (TRAINING, FORWARD)
+    ]
+    monkeypatch.setattr(run, "grid", lambda quick: cases)
+    said: list[str] = []
+    benchmark = Benchmark({"processor": "any"})
+    run.run(benchmark, True, False, None, said.append)
+    assert len(said) == len(benchmark.cases) == len(cases)
+    for measured in benchmark.cases:
+        assert set(measured["timings"]) == {"copy", "steadynorm", "torch", "torch in place"}
+        assert 0 < measured["errors"]["steadynorm"][next(iter(measured["errors"]["torch"]))] < 1e-6
+    benchmark.write(tmp_path / "b.json")
+    assert json.loads((tmp_path / "b.json").read_text())["format"] == "steadynorm-benchmark"
+    draw(benchmark, tmp_path / "b.png")
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    console = Console(record=True, width=160)
+    show(console, benchmark)
+    assert "torch in place" in console.export_text()
+
+
+def test_peers_that_are_not_there(tmp_path: Path) -> None:
+    """A Python without the frameworks: said, not raised."""
+    said: list[str] = []
+    run._peers(Benchmark({}), sys.executable, True, said.append)
+    assert [line for line in said if "is not there" in line]
+
+
+@pytest.mark.parametrize("mode", [TRAINING, INFERENCE])
+def test_networks_differ_only_in_the_norm(mode: str) -> None:
+    """All three variants run; ours and torch's compute the same."""
+    steps = networks.steps(18, 2, 32, FIRST, mode)
+    results = {name: step() for name, step in steps.items()}
+    if mode == INFERENCE:
+        difference = (results["steadynorm"] - results["torch"]).abs().max()  # type: ignore[operator]
+        assert difference < 1e-4 * results["torch"].abs().max()  # type: ignore[attr-defined]
+
+
+def test_unwritable_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "steadynorm.cli", "bench", "--quick", "--out", str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "bench: cannot write to" in done.stderr

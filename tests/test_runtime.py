@@ -1,0 +1,46 @@
+"""Memory that is kept, in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+RESIDENT = """
+import pathlib, resource, sys
+import torch
+import steadynorm as sn
+if sys.argv[1] == "kept":
+    assert sn.runtime.keep_freed_memory() and sn.runtime.keep_freed_memory()
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+before = resident()
+tensor = torch.ones(50_000_000)
+del tensor
+print((resident() - before) // 1_000_000)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_freed_memory_stays_where_it_is_kept() -> None:
+    """200 MB are freed: handed back to the system by default, still resident where memory is kept."""
+    left = {
+        how: int(
+            subprocess.run([sys.executable, "-c", RESIDENT, how], capture_output=True, check=True, text=True).stdout
+        )
+        for how in ("default", "kept")
+    }
+    assert left["default"] < 50
+    assert left["kept"] > 190
+
+
+def test_env_says_what_kernels_run_on() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "steadynorm.cli", "env"], capture_output=True, check=True, text=True
+    ).stdout
+    found = dict(line.split("  ", maxsplit=1) for line in done.splitlines())
+    assert found["kernels"].strip().startswith("numba ")
+    assert "steadynorm" in found["compiled kernels"]
+    if sys.platform == "linux":
+        assert found["freed memory"].strip().startswith("kept")
