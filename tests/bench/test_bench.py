@@ -112,3 +112,13 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "bench: cannot write to" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_is_the_child_s_own() -> None:
+    """A process with 1.2 GB starts one that needs less."""
+    held = bytearray(1_200_000_000)
+    held[::4096] = b"1" * len(held[::4096])
+    peak = networks.peak_megabytes("steadynorm", 18, 2, 32)
+    assert peak is not None
+    assert 300 < peak < 1200

@@ -97,7 +97,7 @@ def networks(benchmark: Benchmark) -> list[tuple[str, ...]]:
                 f"{theirs:.0f} ms",
                 f"{ours / none - 1:+.0%}",
                 f"{theirs / none - 1:+.0%}",
-                f"{peaks[OURS]:.0f}, torch {peaks['torch']:.0f}" if peaks else "",
+                f"{peaks[OURS]:.0f}, torch {peaks['torch']:.0f}" if peaks and peaks[OURS] else "",
             )
         )
     return result

@@ -34,9 +34,14 @@ class _NoAlias(Compiler):
         return super().define_pipelines()
 
 
-def row_function(function: Callable) -> Any:
-    """Compiles a loop over one row, whose array arguments do not overlap unless they are all read only."""
+def summing(function: Callable) -> Any:
+    """Compiles sums over a row, in any order; its array arguments do not overlap unless they are all read only."""
     return numba.njit(error_model="numpy", nogil=True, fastmath=REASSOCIATE, pipeline_class=_NoAlias)(function)
+
+
+def elementwise(function: Callable) -> Any:
+    """Compiles arithmetic on each value of a row, in the order it is written; arguments as for `summing`."""
+    return numba.njit(error_model="numpy", nogil=True, fastmath={"contract", "nsz"}, pipeline_class=_NoAlias)(function)
 
 
 def inner(function: Callable) -> Any:

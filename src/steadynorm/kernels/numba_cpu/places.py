@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .compiling import carray, fetch_add, inner, pointer, row_function
+from .compiling import carray, fetch_add, inner, pointer, summing
 
 BLOCK = 16
 """Rows that are summed in float32 before float64 takes over."""
@@ -88,7 +88,7 @@ def spread(values, inner, columns):
                 columns[j] = values[channel]
 
 
-@row_function
+@summing
 def gather(columns, inner, totals):
     """One value a column of a full row → their sum for each channel."""
     channels = len(totals)
@@ -101,7 +101,7 @@ def gather(columns, inner, totals):
             totals[channel] += total
 
 
-@row_function
+@summing
 def settle(block, totals):
     """Adds what a block of rows summed to the float64 totals, and clears it."""
     for j in range(len(block)):

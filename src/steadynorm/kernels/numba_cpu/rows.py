@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .compiling import inner, row_function, stream_line
+from .compiling import elementwise, inner, stream_line, summing
 from .elements import load, normal, sigmoid, store, tanh
 
 
@@ -63,14 +63,14 @@ def _bent(value, z, slope):
 # ---- sums over rows, column by column ----
 
 
-@row_function
+@summing
 def add_values(x, keep, sums):
     """sums += x."""
     for j in range(len(x)):
         sums[j] += kept(load(x[j]), keep, j)
 
 
-@row_function
+@summing
 def add_moments(x, keep, mean, sums, squares):
     """sums += d, squares += d²."""
     for j in range(len(x)):
@@ -79,7 +79,7 @@ def add_moments(x, keep, mean, sums, squares):
         squares[j] += d * d
 
 
-@row_function
+@summing
 def add_products(dz, x, keep, mean, sums, products):
     """sums += dz, products += dz * d."""
     for j in range(len(x)):
@@ -88,7 +88,7 @@ def add_products(dz, x, keep, mean, sums, products):
         products[j] += slope * kept(load(x[j]) - mean[j], keep, j)
 
 
-@row_function
+@summing
 def add_bent_products(dy, x, residual, keep, mean, scale, shift, slope, sums, products):
     """The same, for dz = dy through a piecewise linear activation."""
     for j in range(len(x)):
@@ -104,7 +104,7 @@ def add_bent_products(dy, x, residual, keep, mean, scale, shift, slope, sums, pr
 # ---- sums over the row of one channel; `zero` is of the type to compute with, as Python's would widen it ----
 
 
-@row_function
+@summing
 def sum_values(x, keep, zero):
     total = zero
     for j in range(len(x)):
@@ -112,7 +112,7 @@ def sum_values(x, keep, zero):
     return total
 
 
-@row_function
+@summing
 def sum_moments(x, keep, mean, zero):
     """The sums of d and of d²."""
     total, squares = zero, zero
@@ -123,7 +123,7 @@ def sum_moments(x, keep, mean, zero):
     return total, squares
 
 
-@row_function
+@summing
 def sum_products(dz, x, keep, mean, zero):
     """The sums of dz and of dz * d."""
     total, products = zero, zero
@@ -134,7 +134,7 @@ def sum_products(dz, x, keep, mean, zero):
     return total, products
 
 
-@row_function
+@summing
 def sum_bent_products(dy, x, residual, keep, mean, scale, shift, slope, zero):
     """The same, for dz = dy through a piecewise linear activation."""
     total, products = zero, zero
@@ -152,7 +152,7 @@ def sum_bent_products(dy, x, residual, keep, mean, scale, shift, slope, zero):
 # ---- elementwise ----
 
 
-@row_function
+@elementwise
 def apply(x, residual, keep, mean, scale, shift, slope, y):
     """y."""
     for j in range(len(x)):
@@ -162,7 +162,7 @@ def apply(x, residual, keep, mean, scale, shift, slope, y):
         y[j] = store(kept(bent(z, z, slope), keep, j), y[j])
 
 
-@row_function
+@elementwise
 def bend(dy, x, residual, keep, mean, scale, shift, slope, dz):
     """dz: dy through a piecewise linear activation, as a number to compute with."""
     for j in range(len(x)):
@@ -172,7 +172,7 @@ def bend(dy, x, residual, keep, mean, scale, shift, slope, dz):
         dz[j] = kept(bent(load(dy[j]), z, slope), keep, j)
 
 
-@row_function
+@elementwise
 def pull(dz, x, keep, mean, scale, pulls, push, dx):
     """dx = dz * scale + d * pulls + push."""
     for j in range(len(x)):
@@ -181,14 +181,14 @@ def pull(dz, x, keep, mean, scale, pulls, push, dx):
         dx[j] = store(kept(value, keep, j), dx[j])
 
 
-@row_function
+@elementwise
 def scaled(dz, keep, scale, dx):
     """dx = dz * scale."""
     for j in range(len(dz)):
         dx[j] = store(kept(dz[j] * at(scale, j), keep, j), dx[j])
 
 
-@row_function
+@elementwise
 def bend_and_pull(dy, x, keep, mean, scale, shift, slope, pulls, push, dx):
     """`pull` of `bend` without a residual, for when dz is not wanted."""
     for j in range(len(x)):
@@ -200,7 +200,7 @@ def bend_and_pull(dy, x, keep, mean, scale, shift, slope, pulls, push, dx):
         dx[j] = store(kept(value, keep, j), dx[j])
 
 
-@row_function
+@elementwise
 def write(values, keep, y):
     """y = values, 0 where the mask is False."""
     for j in range(len(values)):
@@ -210,7 +210,7 @@ def write(values, keep, y):
 # ---- smooth activations, in place on numbers to compute with; `kind` is a place in elements.SMOOTH ----
 
 
-@row_function
+@elementwise
 def smooth(z, kind):
     """z = activation(z)."""
     if kind == 0:
@@ -227,7 +227,7 @@ def smooth(z, kind):
             z[j] = tanh(z[j])
 
 
-@row_function
+@elementwise
 def smooth_gradient(dy, keep, kind, one, z):
     """z = dy * activation'(z), 0 where the mask is False."""
     if kind == 0:
