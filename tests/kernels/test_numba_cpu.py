@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from steadynorm.kernels import numba_cpu
+from steadynorm.kernels.numba_cpu import launching
 
 from ..support.setups import (
     SETUPS,
@@ -56,11 +57,11 @@ def no_cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """From the call on, every tensor is too large for the processor's caches."""
 
     def shrink() -> None:
-        monkeypatch.setattr(numba_cpu, "_cache_size", lambda: 0)
-        numba_cpu._plan.cache_clear()
+        monkeypatch.setattr(launching, "_cache_size", lambda: 0)
+        launching._plan.cache_clear()
 
     yield shrink
-    numba_cpu._plan.cache_clear()
+    launching._plan.cache_clear()
 
 
 @pytest.mark.parametrize("setup", WALKS, ids=lambda setup: setup.name)

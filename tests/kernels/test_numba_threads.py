@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from steadynorm.kernels import numba_cpu
+from steadynorm.kernels.numba_cpu import launching
 from steadynorm.kernels.numba_cpu import threads as pool
 
 from ..support.setups import WALKS, Inputs, Setup, both_passes, draw, same_bits, threads
 
-LARGE = [setup for setup in WALKS if torch.Size(setup.shape).numel() > 2 * numba_cpu.VALUES_A_THREAD]
+LARGE = [setup for setup in WALKS if torch.Size(setup.shape).numel() > 2 * launching.VALUES_A_THREAD]
 OF_A_SETUP = pytest.mark.parametrize("setup", LARGE, ids=lambda setup: setup.name)
 SHAPES = [(1, 67, 3, 1009), (1, 3, 2, 50_021), (4, 9, 29, 103)]
 

@@ -11,27 +11,20 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
-from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...moments import Moments
 from .. import Apply, Gradients
-from . import entries, row_kernels
-from .call import PACK, PACK_UPDATE, PACK_VERDICT
-from .coefficients import CODES
+from . import entries
+from .call import PACK_UPDATE, PACK_VERDICT
 from .compiling import cache_folder, numba_version
-from .elements import SMOOTH, STORED
-from .row_kernels import Variant
+from .launching import Memory, address_of, as_statistics, launch
 from .threads import pool, run
 from .tiling import Tiling, tiling
 
-NAMES = {getattr(torch, name): name for name in STORED}
-"""Dtypes the kernels know, and what they call them."""
 __all__ = [
     "accepts",
     "backward",
@@ -46,24 +39,7 @@ __all__ = [
     "update_running",
 ]
 
-VALUES_A_THREAD = 1 << 15
-"""Values that take longer to compute than a further thread takes to wake."""
 PLAIN = Apply(None, None, 0.0)
-
-
-class Memory(NamedTuple):
-    """What a pass reads beside x, and writes: see `call.ADDRESSES`, where `shared` is count."""
-
-    dy: Tensor | None = None
-    y: Tensor | None = None
-    dresidual: Tensor | None = None
-    shared: Tensor | None = None
-    first: Tensor | None = None
-    second: Tensor | None = None
-    partial: Tensor | None = None
-    counts: Tensor | None = None
-    mean: Tensor | None = None
-    var: Tensor | None = None
 
 
 def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
@@ -74,7 +50,7 @@ def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
 def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int | None = None) -> Tensor:
     x = _dense(x, groups)
     y = torch.empty_like(x)
-    _launch(entries.forward, x, _cut(x, groups, fused=False), apply, Memory(y=y, mean=mean, var=var), applies=True)
+    launch(entries.forward, x, _cut(x, groups, fused=False), apply, Memory(y=y, mean=mean, var=var), applies=True)
     return y
 
 
@@ -100,9 +76,9 @@ def input_grad(
 ) -> tuple[Tensor, Tensor | None]:
     x = _dense(x)
     dx, dresidual = torch.empty_like(x), _empty_dresidual(x, apply)
-    first, second = (None, None) if sums is None else (_as_statistics(t, _cut(x)) for t in sums)
+    first, second = (None, None) if sums is None else (as_statistics(t, _cut(x)) for t in sums)
     memory = Memory(dy, dx, dresidual, count, first, second, mean=mean, var=var)
-    _launch(entries.backward, x, _cut(x), apply, memory, applies=True)
+    launch(entries.backward, x, _cut(x), apply, memory, applies=True)
     return dx, dresidual
 
 
@@ -147,7 +123,7 @@ def accepts(
     """
     told = ctypes.create_string_buffer(PACK_VERDICT.size)
     channels = mean.shape[0]
-    addresses = mean.data_ptr(), invstd.data_ptr(), _address(running_mean), _address(running_var)
+    addresses = mean.data_ptr(), invstd.data_ptr(), address_of(running_mean), address_of(running_var)
     PACK_VERDICT.pack_into(told, 0, 0, *addresses, channels, values / channels, eps, momentum)
     run(entries.judge(), told, 1)
     accepted = told[0] == b"\x01"
@@ -165,15 +141,15 @@ def _measure(x: Tensor, cut: Tiling, apply: Apply, y: Tensor | None) -> Moments:
     memory = Memory(y=y, shared=count, first=mean, second=m2)
     found = Moments(count, mean, m2)
     if cut.parts == 1:
-        _launch(entries.forward, x, cut, apply, memory, measures=True, applies=y is not None)
+        launch(entries.forward, x, cut, apply, memory, measures=True, applies=y is not None)
         return found
     memory = memory._replace(
         partial=_statistics(cut.groups, cut.parts, 2, cut.channels), counts=_statistics(cut.groups, cut.parts)
     )
-    _launch(entries.forward, x, cut, apply, memory, measures=True)
-    _launch(entries.merge_moments, x, cut, apply, memory)
+    launch(entries.forward, x, cut, apply, memory, measures=True)
+    launch(entries.merge_moments, x, cut, apply, memory)
     if y is not None:
-        _launch(entries.forward, x, cut, apply, memory._replace(mean=mean, var=found.var), applies=True)
+        launch(entries.forward, x, cut, apply, memory._replace(mean=mean, var=found.var), applies=True)
     return found
 
 
@@ -183,131 +159,22 @@ def _reduce(x: Tensor, cut: Tiling, apply: Apply, memory: Memory) -> tuple[Tenso
     sums = _statistics(cut.groups, cut.channels), _statistics(cut.groups, cut.channels)
     memory = memory._replace(first=sums[0], second=sums[1])
     if cut.parts == 1:
-        _launch(entries.backward, x, cut, apply, memory, measures=True, applies=applies)
+        launch(entries.backward, x, cut, apply, memory, measures=True, applies=applies)
         return sums
     memory = memory._replace(partial=_statistics(cut.groups, cut.parts, 2, cut.channels))
-    _launch(entries.backward, x, cut, apply, memory, measures=True)
-    _launch(entries.merge_sums, x, cut, apply, memory)
+    launch(entries.backward, x, cut, apply, memory, measures=True)
+    launch(entries.merge_sums, x, cut, apply, memory)
     if applies:
-        _launch(entries.backward, x, cut, apply, memory, applies=True)
+        launch(entries.backward, x, cut, apply, memory, applies=True)
     return sums
 
 
-# ---- from tensors to a call ----
-
-
-def _launch(
-    kernel: Callable[..., int],
-    x: Tensor,
-    cut: Tiling,
-    apply: Apply,
-    memory: Memory,
-    *,
-    measures: bool = False,
-    applies: bool = False,
-) -> None:
-    """Runs an entry on x and what is given; `call` says what the kernels make of it."""
-    weight, bias, eps, residual, mask, activation, negative_slope = apply
-    dy, residual = _laid_out_like(memory.dy, x), _laid_out_like(residual, x)
-    count = None if memory.shared is None else _as_statistics(memory.shared, cut)
-    mean, var, weight, bias = map(_contiguous, (memory.mean, memory.var, weight, bias))
-    mask = _contiguous(mask)
-    address, kernels, rest, slope = _plan(
-        kernel, cut, x.dtype, activation, residual is not None, mask is not None, measures
-    )
-    threads = min(torch.get_num_threads(), rest[-1])
-    call = ctypes.create_string_buffer(PACK.size)
-    PACK.pack_into(
-        call,
-        0,
-        0,
-        ctypes.addressof(call),
-        *kernels,
-        0 if dy is None else dy.data_ptr(),
-        x.data_ptr(),
-        *map(_address, (residual, mask, memory.y, memory.dresidual)),
-        *map(_address, (count, memory.first, memory.second, memory.partial, memory.counts)),
-        *_vector(mean),
-        *_vector(var),
-        *_vector(weight),
-        *_vector(bias),
-        measures,
-        applies,
-        count is not None,
-        *rest[:-1],
-        threads,
-        eps,
-        negative_slope if slope is None else slope,
-    )
-    run(address, call, threads)
-
-
-@lru_cache(maxsize=4096)
-def _plan(
-    kernel: Callable[..., int],
-    cut: Tiling,
-    dtype: torch.dtype,
-    activation: str | None,
-    residual: bool,
-    masked: bool,
-    measures: bool,
-) -> tuple[int, tuple[int, ...], tuple[int, ...], float | None]:
-    """What stays from call to call: addresses of the entry and its row kernels, flags and sizes, a fixed slope."""
-    form = "" if activation is None else "smooth" if activation in SMOOTH else "bent"
-    passes = kernel is entries.forward or kernel is entries.backward
-    items = cut.items if passes else cut.groups
-    values = cut.groups * cut.examples * cut.channels * cut.length
-    size = values * dtype.itemsize
-    beyond = size > _cache_size() // 2
-    row = cut.width * dtype.itemsize
-    rest = (
-        beyond and not measures,  # the last that was measured is still in the cache
-        beyond and dtype.itemsize >= 4 and (row % 64 == 0 or row >= 2048),  # lines that nobody reads soon
-        dtype.itemsize,
-        SMOOTH.index(activation) if form == "smooth" else 0,
-        *cut,
-        items,
-        max(1, min(items, values // VALUES_A_THREAD)),
-    )
-    address = kernel(dtype == torch.float64) if passes else kernel()
-    kernels = _row_kernels(kernel, Variant(NAMES[dtype], form, residual, masked, cut.runs))
-    return address, kernels, rest, None if activation == "leaky_relu" else 0.0
-
-
-def _row_kernels(kernel: Callable[..., int], variant: Variant) -> tuple[int, ...]:
-    """Addresses of the row kernels that a pass calls, in the order of `call.KERNELS`."""
-    statistics = variant._replace(activation="", residual=False)
-    if kernel is entries.forward:
-        return row_kernels.add_values(statistics), row_kernels.add_moments(statistics), row_kernels.apply(variant), 0, 0
-    if kernel is entries.backward:
-        return 0, 0, 0, row_kernels.add_products(variant), row_kernels.input_grad(variant)
-    return 0, 0, 0, 0, 0
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _vector(values: Tensor | None) -> tuple[int, int, int]:
-    """Address, dtype code and step from group to group."""
-    if values is None:
-        return 0, 0, 0
-    return values.data_ptr(), CODES[NAMES[values.dtype]], values.shape[-1] if values.dim() == 2 else 0
-
-
-def _contiguous(values: Tensor | None) -> Tensor | None:
-    return values if values is None or values.is_contiguous() else values.contiguous()
+# ---- shapes ----
 
 
 def _dense(x: Tensor, groups: int | None = None) -> Tensor:
     channel = 2 if groups is None else 1
     return x if x.is_contiguous() or x.movedim(channel, -1).is_contiguous() else x.contiguous()
-
-
-def _laid_out_like(values: Tensor | None, x: Tensor) -> Tensor | None:
-    if values is None or (values.stride() == x.stride() and values.dtype == x.dtype):
-        return values
-    return torch.empty_like(x).copy_(values)
 
 
 def _cut(x: Tensor, groups: int | None = None, fused: bool = True) -> Tiling:
@@ -328,25 +195,9 @@ def _cut_natural(shape: tuple[int, ...], groups: int, channels_first: bool, fuse
     return _cut_canonical((groups, examples // groups, channels, math.prod(rest)), channels_first, fused)
 
 
-def _as_statistics(values: Tensor, cut: Tiling) -> Tensor:
-    shape = cut.groups, cut.channels
-    if values.shape == shape and values.dtype == torch.float64:
-        return values.contiguous()
-    return values.double().expand(shape).contiguous()
-
-
 def _statistics(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float64)
 
 
 def _empty_dresidual(x: Tensor, apply: Apply) -> Tensor | None:
     return None if apply.residual is None else torch.empty_like(x)
-
-
-@lru_cache
-def _cache_size() -> int:
-    """Bytes of the last cache, 32 MiB where the system does not say."""
-    try:
-        return os.sysconf("SC_LEVEL3_CACHE_SIZE") or 1 << 25
-    except (AttributeError, ValueError, OSError):
-        return 1 << 25
