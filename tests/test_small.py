@@ -28,6 +28,7 @@ def test_what_goes_to_torch() -> None:
     assert goes_to_torch(x)
     assert goes_to_torch(x, activation="relu")
     assert goes_to_torch(x.bfloat16())
+    assert not goes_to_torch(x.bfloat16(), weight=None, bias=None)
     assert not goes_to_torch(x, activation="gelu")
     assert goes_to_torch(x, residual=x)
     assert not goes_to_torch(x, residual=x.t().contiguous().t())
@@ -80,6 +81,36 @@ def test_third_derivative() -> None:
     assert goes_to_torch(x)
     exact = third(x.double().requires_grad_())
     torch.testing.assert_close(third(x.clone().requires_grad_()).double(), exact, rtol=1e-4, atol=1e-4)
+
+
+def test_graph_of_the_gradients_of_16_bit_data() -> None:
+    """Each gradient has the dtype of what it is of: parameters may be wider than the data."""
+    x, weight, bias = draw(64, 6).bfloat16(), draw(6, seed=2), draw(6, seed=3)
+    assert goes_to_torch(x, weight=weight, bias=bias)
+    leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    y = batch_norm(leaves[0], None, None, *leaves[1:], training=True)
+    dy = draw(64, 6, seed=1).bfloat16()
+    graph = torch.autograd.grad(y, leaves, dy, create_graph=True)
+    expected = reference.backward(as_array(dy), as_array(x), reference.Settings(as_array(weight), as_array(bias)))
+    for leaf, ours, theirs in zip(leaves, graph, expected, strict=False):
+        assert ours.dtype == leaf.dtype
+        check(ours.detach(), theirs, terms=64, working=torch.float32)
+
+
+@pytest.mark.parametrize("mapped", ["weight", "bias", "residual"])
+def test_vmap_over_what_goes_with_a_tensor(mapped: str) -> None:
+    """x itself is ordinary then; running statistics would move once for all."""
+    x = draw(8, 3)
+    values = draw(2, 8, 3, seed=1) if mapped == "residual" else draw(2, 3, seed=1)
+
+    def one(value: Tensor) -> Tensor:
+        weight, bias = (value if mapped == name else None for name in ("weight", "bias"))
+        residual = value if mapped == "residual" else None
+        return batch_norm(x, None, None, weight, bias, training=True, residual=residual)
+
+    ys = torch.func.vmap(one)(values)
+    for y, value in zip(ys, values, strict=True):
+        torch.testing.assert_close(y, one(value))
 
 
 def test_inference() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,17 +10,20 @@ import torch
 from torch import Tensor
 
 from steadynorm import reference
-from steadynorm.kernels import ACTIVATIONS, Apply, eager, numba_cpu
+from steadynorm.kernels import ACTIVATIONS, Apply
 
 from ..support.setups import (
     EPS,
     SETUPS,
     WALKS,
+    Canonical,
     Inputs,
     Setup,
     both_passes,
     check_gradients,
     draw,
+    eager,
+    numba_cpu,
     own_statistics,
     reference_backward,
     reference_forward,
@@ -34,7 +36,7 @@ from ..support.tolerance import as_array, check
 
 
 @pytest.fixture(params=[None, 1, 2], ids=["eager", "numba_cpu, 1 thread", "numba_cpu, 2 threads"])
-def backend(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+def backend(request: pytest.FixtureRequest) -> Iterator[Canonical]:
     with threads(request.param or torch.get_num_threads()):
         yield numba_cpu if request.param else eager
 
@@ -44,7 +46,7 @@ def inputs(request: pytest.FixtureRequest) -> Inputs:
     return draw(request.param)
 
 
-def test_moments(backend: ModuleType, inputs: Inputs) -> None:
+def test_moments(backend: Canonical, inputs: Inputs) -> None:
     x, mask = inputs.x, inputs.apply.mask
     ours, theirs = backend.moments(x, mask), own_statistics(x, mask)
     assert torch.equal(ours.count, theirs.count)
@@ -55,7 +57,7 @@ def test_moments(backend: ModuleType, inputs: Inputs) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own statistics", "shared statistics"])
-def test_normalize(backend: ModuleType, inputs: Inputs, shared: bool) -> None:
+def test_normalize(backend: Canonical, inputs: Inputs, shared: bool) -> None:
     x, _, apply, mean, var = inputs
     groups = range(len(x))
     mean, var = (mean[0], var[0]) if shared else (mean, var)
@@ -69,21 +71,21 @@ def test_normalize(backend: ModuleType, inputs: Inputs, shared: bool) -> None:
     check(y, np.stack(expected))
 
 
-def test_forward(backend: ModuleType, inputs: Inputs) -> None:
+def test_forward(backend: Canonical, inputs: Inputs) -> None:
     y, moments = backend.forward(inputs.x, inputs.apply)
     assert y.dtype == inputs.x.dtype
     check(y, reference_forward(inputs.x, inputs.apply))
     assert torch.equal(moments.mean, backend.moments(inputs.x, inputs.apply.mask).mean)
 
 
-def test_backward(backend: ModuleType, inputs: Inputs) -> None:
+def test_backward(backend: Canonical, inputs: Inputs) -> None:
     x, dy, apply, _, _ = inputs
     own = own_statistics(x, apply.mask)
     grads = backend.backward(dy, x, own.mean, own.var, apply, own.count)
     check_gradients(grads, reference_backward(dy, x, apply), x, apply)
 
 
-def test_backward_through_constant_statistics(backend: ModuleType, inputs: Inputs) -> None:
+def test_backward_through_constant_statistics(backend: Canonical, inputs: Inputs) -> None:
     """Without a count the statistics do not depend on x."""
     x, dy, apply, mean, var = inputs
     expected = [
@@ -93,7 +95,7 @@ def test_backward_through_constant_statistics(backend: ModuleType, inputs: Input
     check_gradients(backend.backward(dy, x, mean, var, apply), expected, x, apply)
 
 
-def test_two_steps_are_the_fused_forward(backend: ModuleType, inputs: Inputs) -> None:
+def test_two_steps_are_the_fused_forward(backend: Canonical, inputs: Inputs) -> None:
     moments = backend.moments(inputs.x, inputs.apply.mask)
     y, fused = backend.forward(inputs.x, inputs.apply)
     assert same_bits([y], [backend.normalize(inputs.x, moments.mean, moments.var, inputs.apply)])
@@ -101,7 +103,7 @@ def test_two_steps_are_the_fused_forward(backend: ModuleType, inputs: Inputs) ->
 
 
 @pytest.mark.parametrize("constant", [False, True], ids=["batch statistics", "constant statistics"])
-def test_two_steps_are_the_fused_backward(backend: ModuleType, inputs: Inputs, constant: bool) -> None:
+def test_two_steps_are_the_fused_backward(backend: Canonical, inputs: Inputs, constant: bool) -> None:
     x, dy, apply, mean, var = inputs
     count = None
     if not constant:
@@ -113,7 +115,7 @@ def test_two_steps_are_the_fused_backward(backend: ModuleType, inputs: Inputs, c
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu"])
-def test_group_with_nothing_real(backend: ModuleType, activation: str | None) -> None:
+def test_group_with_nothing_real(backend: Canonical, activation: str | None) -> None:
     """Its moments are 0, its output and gradients are 0 whatever its memory holds; the other groups do not notice."""
     x, dy, apply, _, _ = draw(Setup("", activation, masked=True, residual=True))
     assert apply.mask is not None
@@ -133,7 +135,7 @@ def test_group_with_nothing_real(backend: ModuleType, activation: str | None) ->
 
 
 @pytest.mark.parametrize("setup", [s for s in (*SETUPS, *WALKS) if s.masked], ids=lambda setup: setup.name)
-def test_what_the_mask_leaves_out_does_not_matter(backend: ModuleType, setup: Setup) -> None:
+def test_what_the_mask_leaves_out_does_not_matter(backend: Canonical, setup: Setup) -> None:
     """Padding of nan and inf in x, dy and residual: the same bits as padding of zeros."""
     x, dy, apply, _, _ = draw(setup)
 
@@ -151,7 +153,7 @@ def test_what_the_mask_leaves_out_does_not_matter(backend: ModuleType, setup: Se
 
 
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
-def test_groups_do_not_notice_each_other(backend: ModuleType, activation: str | None) -> None:
+def test_groups_do_not_notice_each_other(backend: Canonical, activation: str | None) -> None:
     """Three groups at once give what three calls with one group each give."""
     dtype = torch.float64 if backend is eager else torch.float32
     x, dy, apply, _, _ = draw(Setup("", activation, affine="own", masked=True, residual=True, dtype=dtype))
@@ -171,7 +173,7 @@ def test_unknown_activation_has_no_gradient() -> None:
 
 
 @pytest.mark.parametrize(("activation", "derivative"), [("relu", 0.0), ("leaky_relu", 0.2)])
-def test_gradient_at_the_kink(backend: ModuleType, activation: str, derivative: float) -> None:
+def test_gradient_at_the_kink(backend: Canonical, activation: str, derivative: float) -> None:
     """At z = 0 exactly the derivative is the one from the left, as torch takes it."""
     x = torch.zeros(1, 2, 1, 3)
     apply = Apply(None, None, EPS, torch.zeros_like(x), None, activation, 0.2)

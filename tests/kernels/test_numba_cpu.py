@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from steadynorm.kernels import numba_cpu
 from steadynorm.kernels.numba_cpu import launching
 
 from ..support.setups import (
@@ -19,6 +18,7 @@ from ..support.setups import (
     check_gradients,
     draw,
     in_order,
+    numba_cpu,
     own_statistics,
     reference_backward,
     reference_forward,

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from steadynorm.kernels import numba_cpu
 from steadynorm.kernels.numba_cpu import launching
 from steadynorm.kernels.numba_cpu import threads as pool
 
-from ..support.setups import WALKS, Inputs, Setup, both_passes, draw, same_bits, threads
+from ..support.setups import WALKS, Inputs, Setup, both_passes, draw, numba_cpu, same_bits, threads
 
 LARGE = [setup for setup in WALKS if torch.Size(setup.shape).numel() > 2 * launching.VALUES_A_THREAD]
 OF_A_SETUP = pytest.mark.parametrize("setup", LARGE, ids=lambda setup: setup.name)
@@ -66,7 +65,7 @@ from steadynorm.kernels import Apply, numba_cpu
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(2)
-x = torch.randn(1, 67, 3, 1009)
+x = torch.randn(67, 3, 1009)
 apply = Apply(None, None, 1e-5, x + 1, None, "relu")
 
 def both():

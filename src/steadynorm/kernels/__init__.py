@@ -1,14 +1,14 @@
 """The device-dependent part: six functions per device, and nothing else.
 
-A backend is a module with these functions on canonical tensors: `x`, `dy` and `residual` are (G, N, C, L), where G
-groups do not share statistics, N is the batch, C the channels and L the positions, in either memory order; `mean` and
-`var` are (G, C) or (C,). With z = (x - mean) / sqrt(var + eps) * weight + bias + residual:
+A backend is a module with these functions. `x`, `dy` and `residual` are (groups * N, C, *), dense in either memory
+order; the groups, which are 1 unless given, do not share statistics; `mean` and `var` are (groups, C) or (C,). With
+z = (x - mean) / sqrt(var + eps) * weight + bias + residual:
 
 | function      | gives                                                                                |
 |---------------|--------------------------------------------------------------------------------------|
-| `moments`     | `Moments` of shape (G, C)                                                            |
+| `moments`     | `Moments` of shape (groups, C)                                                       |
 | `normalize`   | y = activation(z), 0 where the mask is False                                         |
-| `reduce_grad` | the sums of dz and of dz * xhat, (G, C)                                              |
+| `reduce_grad` | the sums of dz and of dz * xhat, (groups, C)                                         |
 | `input_grad`  | dx and dresidual (None for no residual) from those sums and the count that shares    |
 |               | them; or, without sums, from statistics that do not depend on x                      |
 | `forward`     | `moments` and `normalize` in one, for when nothing is merged in between              |
@@ -31,8 +31,6 @@ from ..moments import Moments
 
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh")
 """Activations a kernel can apply: torch's functions of these names with their default arguments."""
-
-
 COMPILED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Dtypes that compiled kernels know."""
 
@@ -41,11 +39,11 @@ class Apply(NamedTuple):
     """What happens to a normalized value: everything but the data and its statistics.
 
     Attributes:
-        weight: gamma, (C,) or (G, C); None for 1.
+        weight: gamma, (C,) or (groups, C); None for 1.
         bias: beta, likewise; None for 0.
         eps: added to the variance, at least 0.
         residual: added before the activation, shape of x, or None.
-        mask: bool (G, N, 1, L), True where an element is real, or None.
+        mask: bool (groups * N, 1, *), True where an element is real, or None.
         activation: one of `ACTIVATIONS`, or None.
         negative_slope: of leaky_relu.
     """
@@ -60,7 +58,7 @@ class Apply(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What `backward` gives: dx and dresidual (None for no residual) of x's shape, dweight and dbias (G, C)."""
+    """What `backward` gives: dx and dresidual (None for no residual) of x's shape, dweight and dbias (groups, C)."""
 
     x: Tensor
     weight: Tensor

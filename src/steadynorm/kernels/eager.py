@@ -1,6 +1,7 @@
 """The six functions in plain PyTorch: any device, differentiable to any order.
 
-Arithmetic per channel is float64; per element it is the data's dtype, float32 for 16-bit data.
+Inside, tensors are (G, N, C, L): groups, examples, channels, positions. Arithmetic per channel is float64; per element
+it is the data's dtype, float32 for 16-bit data.
 """
 
 from __future__ import annotations
@@ -16,25 +17,28 @@ from ..moments import Moments, measure, statistics_dtype
 from . import Apply, Gradients
 
 
-def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
-    return measure(x, dims=[1, 3], mask=mask)
+def moments(x: Tensor, mask: Tensor | None = None, groups: int = 1) -> Moments:
+    return measure(_canonical(x, groups), dims=[1, 3], mask=None if mask is None else _canonical(mask, groups))
 
 
-def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
-    y = activate(_pre_activation(_centre(x, mean), var, apply), apply)
+def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1) -> Tensor:
+    data, apply = _canonical(x, groups), _canonical_apply(apply, groups)
+    y = activate(_pre_activation(_centre(data, mean), var, apply), apply)
     if apply.mask is not None:
         y = torch.where(apply.mask, y, 0)
-    return y.to(x.dtype)
+    return _natural(y.to(x.dtype), x)
 
 
-def forward(x: Tensor, apply: Apply) -> tuple[Tensor, Moments]:
-    statistics = moments(x, apply.mask)
-    return normalize(x, statistics.mean, statistics.var, apply), statistics
+def forward(x: Tensor, apply: Apply, groups: int = 1) -> tuple[Tensor, Moments]:
+    statistics = moments(x, apply.mask, groups)
+    return normalize(x, statistics.mean, statistics.var, apply, groups), statistics
 
 
-def reduce_grad(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> tuple[Tensor, Tensor]:
-    centred = _centre(x, mean)
-    return _reduce(_pre_activation_grad(dy, centred, var, apply), centred, var, apply)
+def reduce_grad(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1
+) -> tuple[Tensor, Tensor]:
+    dz, centred, apply = _gradient(dy, x, mean, var, apply, groups)
+    return _reduce(dz, centred, var, apply)
 
 
 def input_grad(
@@ -45,18 +49,51 @@ def input_grad(
     apply: Apply,
     sums: tuple[Tensor, Tensor] | None = None,
     count: Tensor | None = None,
+    groups: int = 1,
 ) -> tuple[Tensor, Tensor | None]:
-    centred = _centre(x, mean)
-    dz = _pre_activation_grad(dy, centred, var, apply)
-    return _input_grad(dz, centred, var, apply, sums, count).to(x.dtype), _residual_grad(dz, apply)
+    dz, centred, apply = _gradient(dy, x, mean, var, apply, groups)
+    return _natural(_input_grad(dz, centred, var, apply, sums, count).to(x.dtype), x), _residual_grad(dz, x, apply)
 
 
-def backward(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, count: Tensor | None = None) -> Gradients:
-    centred = _centre(x, mean)
-    dz = _pre_activation_grad(dy, centred, var, apply)
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    apply: Apply,
+    count: Tensor | None = None,
+    groups: int = 1,
+) -> Gradients:
+    dz, centred, apply = _gradient(dy, x, mean, var, apply, groups)
     sums = _reduce(dz, centred, var, apply)
     dx = _input_grad(dz, centred, var, apply, sums if count is not None else None, count)
-    return Gradients(dx.to(x.dtype), weight=sums[1], bias=sums[0], residual=_residual_grad(dz, apply))
+    return Gradients(_natural(dx.to(x.dtype), x), sums[1], sums[0], _residual_grad(dz, x, apply))
+
+
+# ---- shapes ----
+
+
+def _canonical(x: Tensor, groups: int) -> Tensor:
+    """(groups * N, C, *) → (groups, N, C, L), a view where x is dense."""
+    length = 1
+    for size in x.shape[2:]:
+        length = length * size
+    return x.reshape(groups, x.shape[0] // groups, x.shape[1], length)
+
+
+def _canonical_apply(apply: Apply, groups: int) -> Apply:
+    residual = None if apply.residual is None else _canonical(apply.residual, groups)
+    mask = None if apply.mask is None else _canonical(apply.mask, groups)
+    return apply._replace(residual=residual, mask=mask)
+
+
+def _natural(y: Tensor, like: Tensor) -> Tensor:
+    """Canonical y with the shape and strides of `like`; copied only where an operation chose another memory order."""
+    y = torch.ops.aten._unsafe_view(y, like.shape)
+    return y if y.stride() == like.stride() else torch.empty_like(like).copy_(y)
+
+
+# ---- the arithmetic, on canonical tensors ----
 
 
 class Centred(NamedTuple):
@@ -90,8 +127,17 @@ def _pre_activation_grad(dy: Tensor, centred: Centred, var: Tensor, apply: Apply
     return dz if apply.mask is None else torch.where(apply.mask, dz, 0)
 
 
-def _residual_grad(dz: Tensor, apply: Apply) -> Tensor | None:
-    return None if apply.residual is None else dz.to(apply.residual.dtype)
+def _gradient(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int
+) -> tuple[Tensor, Centred, Apply]:
+    """dz, x minus the mean, and what is applied; canonical."""
+    apply = _canonical_apply(apply, groups)
+    centred = _centre(_canonical(x, groups), mean)
+    return _pre_activation_grad(_canonical(dy, groups), centred, var, apply), centred, apply
+
+
+def _residual_grad(dz: Tensor, x: Tensor, apply: Apply) -> Tensor | None:
+    return None if apply.residual is None else _natural(dz.to(x.dtype), x)
 
 
 def _reduce(dz: Tensor, centred: Centred, var: Tensor, apply: Apply) -> tuple[Tensor, Tensor]:

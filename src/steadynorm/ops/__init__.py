@@ -1,7 +1,6 @@
 """The custom operators: schema, fake kernels, autograd and vmap; no arithmetic.
 
-They take natural shapes (N, C, *), in which N may hold `groups` equal groups that do not share statistics, and view
-them into the kernels' canonical (G, N, C, L). `batch_norm` and `normalize` are differentiable to any order, by one of
+They take (groups * N, C, *), as the kernels do. `batch_norm` and `normalize` are differentiable to any order, by one of
 these routes:
 
 - compiling or exporting: an opaque `torch.library` operator
@@ -23,7 +22,7 @@ from torch.autograd import forward_ad
 
 from ..kernels import Apply, eager, has_memory, serving
 from ..moments import Moments, statistics_dtype
-from .views import canonical, canonical_apply, dense, fold_channels, fold_examples, fold_settings, natural, unfold
+from .views import dense, fold_channels, fold_examples, fold_settings, unfold
 
 __all__ = ["batch_norm", "dense", "normalize"]
 
@@ -56,7 +55,7 @@ def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 
 
 def differentiable_backward(dy: Tensor, x: Tensor, apply: Apply) -> tuple[Tensor, Tensor, Tensor]:
     """dx, and dweight and dbias, (1, C), of `batch_norm` in operations that torch differentiates."""
-    moments = eager.moments(canonical(x, 1))
+    moments = eager.moments(x)
     return _backward_by(eager, dy, x, moments.mean, moments.var, moments.count, *apply, 1)[:3]
 
 
@@ -82,26 +81,18 @@ def _route(routes: _Routes, *arguments: Any) -> Any:
     return kernel(*arguments)
 
 
-# ---- the kernels on natural shapes ----
+# ---- the kernels as operators: tensors in, tensors out ----
 
 
 def _batch_norm_by(backend: ModuleType, x: Tensor, *settings: Any) -> Four:
-    if backend is not eager:
-        *fields, groups = settings
-        y, moments = backend.forward(x, Apply(*fields), groups)
-    else:
-        apply, groups = canonical_apply(*settings)
-        y, moments = eager.forward(canonical(x, groups), apply)
-        y = natural(y, x)
+    *fields, groups = settings
+    y, moments = backend.forward(x, Apply(*fields), groups)
     return y, moments.count, moments.mean, moments.m2
 
 
 def _normalize_by(backend: ModuleType, x: Tensor, mean: Tensor, var: Tensor, *settings: Any) -> Tensor:
-    if backend is not eager:
-        *fields, groups = settings
-        return backend.normalize(x, mean, var, Apply(*fields), groups)
-    apply, groups = canonical_apply(*settings)
-    return natural(eager.normalize(canonical(x, groups), mean, var, apply), x)
+    *fields, groups = settings
+    return backend.normalize(x, mean, var, Apply(*fields), groups)
 
 
 def _backward_by(
@@ -110,15 +101,10 @@ def _backward_by(
     """dx; dweight and dbias, (groups, C); dresidual, empty if there is none or it is dy. No count: constants."""
     *fields, groups = settings
     apply = Apply(*fields)
-    changes = _changes_dresidual(apply)
-    if backend is not eager:
-        given = apply if changes else apply._replace(residual=None)
-        grads = backend.backward(dy, x, mean, var, given, count, groups)
-        return grads.x, grads.weight, grads.bias, grads.residual if changes else x.new_empty(0)
-    apply, groups = canonical_apply(*settings)
-    grads = eager.backward(canonical(dy, groups), canonical(x, groups), mean, var, apply, count)
-    dresidual = x.new_empty(0) if grads.residual is None or not changes else natural(grads.residual, x)
-    return natural(grads.x, x), grads.weight, grads.bias, dresidual
+    if not _changes_dresidual(apply):
+        apply = apply._replace(residual=None)
+    grads = backend.backward(dy, x, mean, var, apply, count, groups)
+    return grads.x, grads.weight, grads.bias, x.new_empty(0) if grads.residual is None else grads.residual
 
 
 def _batch_norm(x: Tensor, *settings: Any) -> Four:
@@ -176,7 +162,7 @@ def _gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tupl
             dy, x = torch.where(mask, dy, 0), torch.where(mask, x, 0)
             residual = None if residual is None else torch.where(mask, residual, 0)
         if count is not None:
-            moments = eager.moments(canonical(x, ctx.groups), None if mask is None else canonical(mask, ctx.groups))
+            moments = eager.moments(x, mask, ctx.groups)
             mean, var = moments.mean, moments.var
     settings = (weight, bias, ctx.eps, residual, mask, ctx.activation, ctx.negative_slope, ctx.groups)
     dx, dweight, dbias, dresidual = kernel(dy, x, mean, var, count, *settings)
@@ -256,16 +242,6 @@ class _BatchNorm(torch.autograd.Function):
         return _batch_norm_gradients(ctx, grad_outputs[0], _backward)
 
 
-class _PlainBatchNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Four:
-        output = _batch_norm(*inputs)
-        _save_batch_norm(ctx, inputs, output)
-        return output
-
-    backward = staticmethod(_BatchNorm.backward)
-
-
 class _Normalize(torch.autograd.Function):
     forward = staticmethod(_normalize)
     setup_context = staticmethod(_save_normalize)
@@ -279,14 +255,19 @@ class _Normalize(torch.autograd.Function):
         return _normalize_gradients(ctx, grad_outputs[0], _backward)
 
 
-class _PlainNormalize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        output = _normalize(*inputs)
-        _save_normalize(ctx, inputs, output)
-        return output
+def _plain(function: Any) -> type[torch.autograd.Function]:
+    """The function for tensors that no transformation traces: torch calls it in fewer steps."""
 
-    backward = staticmethod(_Normalize.backward)
+    class Plain(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = function.forward(*inputs)
+            function.setup_context(ctx, inputs, output)
+            return output
+
+        backward = staticmethod(function.backward)
+
+    return Plain
 
 
 def _define(name: str, kernel: Callable, schema: str) -> Any:
@@ -334,5 +315,5 @@ _batch_norm_op.register_vmap(partial(_vmap_batch_norm, _batch_norm_op))
 _normalize_op.register_vmap(partial(_vmap_normalize, _normalize_op))
 _backward_op.register_vmap(_vmap_backward)
 
-_BATCH_NORM = _Routes(_batch_norm_op, partial(_batch_norm_by, eager), _BatchNorm, _PlainBatchNorm, _batch_norm)
-_NORMALIZE = _Routes(_normalize_op, partial(_normalize_by, eager), _Normalize, _PlainNormalize, _normalize)
+_BATCH_NORM = _Routes(_batch_norm_op, partial(_batch_norm_by, eager), _BatchNorm, _plain(_BatchNorm), _batch_norm)
+_NORMALIZE = _Routes(_normalize_op, partial(_normalize_by, eager), _Normalize, _plain(_Normalize), _normalize)

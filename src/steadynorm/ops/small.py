@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..kernels import Apply, compiled
+from ..kernels import Apply, compiled, has_memory
 from . import differentiable_backward
 
 LARGEST = 1 << 17
@@ -34,13 +34,9 @@ def batch_norm(
         return None
     weight, bias, eps, *_ = apply
     y, mean, invstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-    if mean.dtype is not torch.float32:
+    if mean.dtype is not torch.float32:  # statistics of 16-bit data without parameters
         return None
-    try:
-        accepted = compiled().accepts(mean, invstd, running_mean, running_var, x.numel(), eps, momentum)
-    except RuntimeError:  # a transformation such as vmap: there is no memory to look at
-        return None
-    if not accepted:
+    if not compiled().accepts(mean, invstd, running_mean, running_var, x.numel(), eps, momentum):
         return None
     if y.grad_fn is not None:
         y.grad_fn.register_hook(partial(_replace, x, weight, bias, eps))
@@ -52,10 +48,7 @@ def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor | No
     weight, bias, eps, *_ = apply
     if not _is_for_torch(x, mean, var, apply) or _wants_gradient(x, weight, bias, apply.residual):
         return None
-    try:
-        if not compiled().accepts(mean, var, None, None, 0, eps, 0.0):
-            return None
-    except RuntimeError:
+    if not compiled().accepts(mean, var, None, None, 0, eps, 0.0):
         return None
     return _finish(torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, False), apply)
 
@@ -72,30 +65,25 @@ def _wants_gradient(*tensors: Tensor | None) -> bool:
 
 
 def _is_for_torch(x: Tensor, mean: Tensor | None, var: Tensor | None, apply: Apply) -> bool:
+    """Whether its size, what goes with it, and all dtypes and memory are such that torch's operator is as good."""
     weight, bias, _, residual, mask, activation, _ = apply
     return (
         0 < x.numel() <= LARGEST
-        and (residual is None or _is_plain(residual))
         and mask is None
         and (activation is None or activation == "relu")
-        and (weight is None or weight.dtype is torch.float32)
-        and (bias is None or bias.dtype is torch.float32)
         and x.dtype is not torch.float64
         and _is_plain(x)
-        and (mean is None or (mean.dtype is torch.float32 and _is_plain(mean)))
-        and (var is None or (var.dtype is torch.float32 and _is_plain(var)))
+        and (residual is None or _is_plain(residual))
+        and all(
+            values is None or (values.dtype is torch.float32 and _is_plain(values))
+            for values in (mean, var, weight, bias)
+        )
     )
 
 
 def _is_plain(tensor: Tensor) -> bool:
     """Whether it lies contiguous in memory that compiled code may write to."""
-    kind = type(tensor)
-    return (
-        (kind is Tensor or kind is torch.nn.Parameter)
-        and tensor.is_contiguous()
-        and tensor.is_cpu
-        and not tensor.is_inference()
-    )
+    return has_memory(tensor) and tensor.is_cpu and tensor.is_contiguous() and not tensor.is_inference()
 
 
 def _replace(
@@ -110,5 +98,7 @@ def _replace(
     if not torch.is_grad_enabled() or outputs[0] is None:
         return None
     dx, dweight, dbias = differentiable_backward(outputs[0], x, Apply(weight, bias, eps))
-    ours = dx, dweight[0].to(x.dtype), dbias[0].to(x.dtype)
-    return tuple(None if theirs is None else own for theirs, own in zip(gradients, ours, strict=True))
+    return tuple(
+        None if theirs is None else own.reshape(theirs.shape).to(theirs.dtype)
+        for theirs, own in zip(gradients, (dx, dweight, dbias), strict=True)
+    )

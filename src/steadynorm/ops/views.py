@@ -1,10 +1,9 @@
-"""Shapes: natural and canonical, and a dimension mapped by vmap as groups. Nothing is copied where memory is dense."""
+"""Shapes: dense memory, and a dimension mapped by vmap as groups. Nothing is copied where memory is dense."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..kernels import Apply
@@ -15,28 +14,6 @@ def dense(x: Tensor) -> Tensor:
     if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
         return x
     return x.contiguous()
-
-
-def canonical_apply(*settings: Any) -> tuple[Apply, int]:
-    *fields, groups = settings
-    apply = Apply(*fields)
-    residual = None if apply.residual is None else canonical(apply.residual, groups)
-    mask = None if apply.mask is None else canonical(apply.mask, groups)
-    return apply._replace(residual=residual, mask=mask), groups
-
-
-def canonical(x: Tensor, groups: int) -> Tensor:
-    """(groups * N, C, *) → (groups, N, C, L), a view where x is dense."""
-    length = 1
-    for size in x.shape[2:]:
-        length = length * size
-    return x.reshape(groups, x.shape[0] // groups, x.shape[1], length)
-
-
-def natural(y: Tensor, like: Tensor) -> Tensor:
-    """Canonical y with the shape and strides of `like`; copied only where a kernel chose another memory order."""
-    y = torch.ops.aten._unsafe_view(y, like.shape)
-    return y if y.stride() == like.stride() else torch.empty_like(like).copy_(y)
 
 
 def fold_settings(size: int, dims: list, settings: tuple) -> tuple[Apply, int]:

@@ -1,8 +1,5 @@
 """The six functions as compiled kernels for CPU tensors: float32, float64, bfloat16 and float16, in both memory orders.
 
-Kernels see memory, not shapes: with `groups`, `normalize`, `forward` and `backward` take natural tensors
-(groups * N, C, *) as well as canonical ones.
-
 Elements are computed in float32 (float64 for float64), sums of them in blocks that float64 adds up, statistics in
 float64. Results are the same bits whatever the number of threads.
 """
@@ -42,27 +39,29 @@ __all__ = [
 PLAIN = Apply(None, None, 0.0)
 
 
-def moments(x: Tensor, mask: Tensor | None = None) -> Moments:
+def moments(x: Tensor, mask: Tensor | None = None, groups: int = 1) -> Moments:
     x = _dense(x)
-    return _measure(x, _cut(x), PLAIN._replace(mask=mask), None)
+    return _measure(x, _cut(x, groups), PLAIN._replace(mask=mask), None)
 
 
-def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int | None = None) -> Tensor:
-    x = _dense(x, groups)
+def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1) -> Tensor:
+    x = _dense(x)
     y = torch.empty_like(x)
     launch(entries.forward, x, _cut(x, groups, fused=False), apply, Memory(y=y, mean=mean, var=var), applies=True)
     return y
 
 
-def forward(x: Tensor, apply: Apply, groups: int | None = None) -> tuple[Tensor, Moments]:
-    x = _dense(x, groups)
+def forward(x: Tensor, apply: Apply, groups: int = 1) -> tuple[Tensor, Moments]:
+    x = _dense(x)
     y = torch.empty_like(x)
     return y, _measure(x, _cut(x, groups), apply, y)
 
 
-def reduce_grad(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> tuple[Tensor, Tensor]:
+def reduce_grad(
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1
+) -> tuple[Tensor, Tensor]:
     x = _dense(x)
-    return _reduce(x, _cut(x), apply, Memory(dy=dy, mean=mean, var=var))
+    return _reduce(x, _cut(x, groups), apply, Memory(dy=dy, mean=mean, var=var))
 
 
 def input_grad(
@@ -73,12 +72,14 @@ def input_grad(
     apply: Apply,
     sums: tuple[Tensor, Tensor] | None = None,
     count: Tensor | None = None,
+    groups: int = 1,
 ) -> tuple[Tensor, Tensor | None]:
     x = _dense(x)
     dx, dresidual = torch.empty_like(x), _empty_dresidual(x, apply)
-    first, second = (None, None) if sums is None else (as_statistics(t, _cut(x)) for t in sums)
+    cut = _cut(x, groups)
+    first, second = (None, None) if sums is None else (as_statistics(t, cut) for t in sums)
     memory = Memory(dy, dx, dresidual, count, first, second, mean=mean, var=var)
-    launch(entries.backward, x, _cut(x), apply, memory, applies=True)
+    launch(entries.backward, x, cut, apply, memory, applies=True)
     return dx, dresidual
 
 
@@ -89,9 +90,9 @@ def backward(
     var: Tensor,
     apply: Apply,
     count: Tensor | None = None,
-    groups: int | None = None,
+    groups: int = 1,
 ) -> Gradients:
-    x = _dense(x, groups)
+    x = _dense(x)
     dx, dresidual = torch.empty_like(x), _empty_dresidual(x, apply)
     memory = Memory(dy, dx, dresidual, count, mean=mean, var=var)
     sum_dz, sum_dz_xhat = _reduce(x, _cut(x, groups), apply, memory)
@@ -126,7 +127,7 @@ def accepts(
     addresses = mean.data_ptr(), invstd.data_ptr(), address_of(running_mean), address_of(running_var)
     PACK_VERDICT.pack_into(told, 0, 0, *addresses, channels, values / channels, eps, momentum)
     run(entries.judge(), told, 1)
-    accepted = told[0] == b"\x01"
+    accepted = PACK_VERDICT.unpack(told)[0] == 1
     if accepted and running_mean is not None and running_var is not None:
         torch.autograd.graph.increment_version((running_mean, running_var))
     return accepted
@@ -172,27 +173,19 @@ def _reduce(x: Tensor, cut: Tiling, apply: Apply, memory: Memory) -> tuple[Tenso
 # ---- shapes ----
 
 
-def _dense(x: Tensor, groups: int | None = None) -> Tensor:
-    channel = 2 if groups is None else 1
-    return x if x.is_contiguous() or x.movedim(channel, -1).is_contiguous() else x.contiguous()
+def _dense(x: Tensor) -> Tensor:
+    return x if x.is_contiguous() or x.movedim(1, -1).is_contiguous() else x.contiguous()
 
 
-def _cut(x: Tensor, groups: int | None = None, fused: bool = True) -> Tiling:
-    if groups is None:
-        return _cut_canonical(tuple(x.shape), x.is_contiguous(), fused)
-    return _cut_natural(tuple(x.shape), groups, x.is_contiguous(), fused)
+def _cut(x: Tensor, groups: int, fused: bool = True) -> Tiling:
+    return _cut_shape(tuple(x.shape), groups, x.is_contiguous(), fused)
 
 
 @lru_cache(maxsize=4096)
-def _cut_canonical(shape: tuple[int, int, int, int], channels_first: bool, fused: bool) -> Tiling:
-    *_, length = shape
-    return tiling(*shape, length == 1 or not channels_first, fused)
-
-
-@lru_cache(maxsize=4096)
-def _cut_natural(shape: tuple[int, ...], groups: int, channels_first: bool, fused: bool) -> Tiling:
+def _cut_shape(shape: tuple[int, ...], groups: int, channels_first: bool, fused: bool) -> Tiling:
     examples, channels, *rest = shape
-    return _cut_canonical((groups, examples // groups, channels, math.prod(rest)), channels_first, fused)
+    length = math.prod(rest)
+    return tiling(groups, examples // groups, channels, length, length == 1 or not channels_first, fused)
 
 
 def _statistics(*shape: int) -> Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 from .compiling import carray, inner, pointer
 from .elements import load
 
-CODES = {None: 0, "float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
-"""How a dtype is named in a call."""
+CODES = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
+"""How a dtype is named in a call; 0 is no vector."""
 
 
 @inner

@@ -13,10 +13,9 @@ in cache. Everything depends on the shape alone, so results do not depend on the
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
-RUN_LENGTH, READ_ONCE_LENGTH = 100, 32
+RUN_LENGTH, READ_ONCE_LENGTH = 40, 32
 """Positions from which on a row of one channel is long enough: in general, and where each value is read once."""
 RUN_WIDTH = 4096
 """Values in a row of one channel at most, which are summed in float32 before float64 takes over."""
@@ -57,7 +56,6 @@ class Tiling(NamedTuple):
         return self.groups * self.tiles * self.parts
 
 
-@lru_cache(maxsize=4096)
 def tiling(groups: int, examples: int, channels: int, length: int, channels_last: bool, fused: bool = True) -> Tiling:
     """The cut of a tensor; not `fused` where each value is read once, and tiles may be as large as they like."""
     inner = 1 if channels_last else length
