@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from steadynorm.bench import networks, run, summary
+from steadynorm.bench import jobs, networks, summary
 from steadynorm.bench.cases import ADD_RELU, FIRST, FORWARD, INFERENCE, LAST, PLAIN, RELU, TRAINING, Case, grid
 from steadynorm.bench.record import Benchmark
 from steadynorm.bench.show import draw, show
 
-
-def row(median: float, shape: tuple[int, ...] = (2, 3, 4, 4), **changes: object) -> dict:
-    """A measured case in which ours takes 2 ms and torch `median`."""
-    timings = {"copy": 1.0, "steadynorm": 2.0, "torch": median, "torch in place": median}
-    return {
-        **Case(shape, FIRST, "float32", RELU, TRAINING)._asdict(),
-        "shape": list(shape),
-        "megabytes": 100.0,
-        "floor_ms": 1.5,
-        "timings": {
-            name: {"median": value, "low": value, "high": value, "rounds": 5} for name, value in timings.items()
-        },
-        "errors": {"steadynorm": {"dx": 2e-7}, "torch": {"dx": 1e-7}},
-        **changes,
-    }
+from .rows import row
 
 
 @pytest.mark.parametrize(
@@ -68,32 +51,25 @@ def test_frameworks_are_compared_channels_last() -> None:
     assert (LAST, "float32", RELU, TRAINING, "jax", "3.00", "3.00", "1") in summary.groups(benchmark)
 
 
-def test_run_shown_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measured_shown_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [
         Case((4, 3, 5, 5), order, "float32", RELU, mode) for order in (FIRST, LAST) for mode in (TRAINING, FORWARD)
     ]
-    monkeypatch.setattr(run, "grid", lambda quick: cases)
-    said: list[str] = []
+    monkeypatch.setattr(jobs, "grid", lambda quick: cases)
     benchmark = Benchmark({"processor": "any"})
-    run.run(benchmark, True, False, None, said.append)
-    assert len(said) == len(benchmark.cases) == len(cases)
+    wanted = jobs.jobs(benchmark, True, False, None)
+    for job in wanted:
+        assert not job.done
+        job.run()
+        assert job.done
+    assert len(benchmark.cases) == len(cases)
     for measured in benchmark.cases:
         assert set(measured["timings"]) == {"copy", "steadynorm", "torch", "torch in place"}
         assert 0 < measured["errors"]["steadynorm"][next(iter(measured["errors"]["torch"]))] < 1e-6
-    benchmark.write(tmp_path / "b.json")
-    assert json.loads((tmp_path / "b.json").read_text())["format"] == "steadynorm-benchmark"
-    draw(benchmark, tmp_path / "b.png")
-    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+    assert draw(benchmark).startswith(b"\x89PNG")
     console = Console(record=True, width=160)
     show(console, benchmark)
     assert "torch in place" in console.export_text()
-
-
-def test_peers_that_are_not_there(tmp_path: Path) -> None:
-    """A Python without the frameworks: said, not raised."""
-    said: list[str] = []
-    run._peers(Benchmark({}), sys.executable, True, said.append)
-    assert [line for line in said if "is not there" in line]
 
 
 @pytest.mark.parametrize("mode", [TRAINING, INFERENCE])
@@ -104,14 +80,6 @@ def test_networks_differ_only_in_the_norm(mode: str) -> None:
     if mode == INFERENCE:
         difference = (results["steadynorm"] - results["torch"]).abs().max()  # type: ignore[operator]
         assert difference < 1e-4 * results["torch"].abs().max()  # type: ignore[attr-defined]
-
-
-def test_unwritable_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    command = [sys.executable, "-m", "steadynorm.cli", "bench", "--quick", "--out", str(tmp_path / "file")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "bench: cannot write to" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

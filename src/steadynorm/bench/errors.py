@@ -11,7 +11,7 @@ from .providers import Inputs, Step
 
 
 def largest(case: Case, given: Inputs, steps: dict[str, Step]) -> dict[str, dict[str, float]]:
-    """Largest error of y, or of dx where there is a backward pass, over the largest value of either, by provider."""
+    """By provider, the largest error of "y", or of "dx" where there is a backward pass, over its largest value."""
     settings = reference.Settings(
         np.ones(case.shape[1]),
         np.zeros(case.shape[1]),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+import steadynorm as sn
 
 from .cases import FIRST, INFERENCE, LAST
 from .providers import OURS, TORCH, Step
@@ -63,14 +64,13 @@ class ResNet(nn.Module):
         self.stem = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.norm = _norm(variant, 64, relu=True)
         self.pool = nn.MaxPool2d(3, 2, 1)
-        block: Callable[..., _Block] = _Block
         expansion = 4 if depth == 50 else 1
         blocks, channels = [], 64
         for stage, repeats in enumerate(DEPTHS[depth]):
             for index in range(repeats):
                 stride = 2 if stage and not index else 1
                 width = 64 << stage
-                blocks.append(block(variant, channels, width, expansion, stride))
+                blocks.append(_Block(variant, channels, width, expansion, stride))
                 channels = width * expansion
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, 1000)
@@ -116,17 +116,13 @@ class _Torch(nn.Module):
 
 
 def _norm(variant: str, channels: int, relu: bool) -> nn.Module:
-    import steadynorm as sn
-
     if variant == OURS:
         return sn.BatchNorm2d(channels, activation="relu" if relu else None)
     return _Torch(nn.BatchNorm2d(channels) if variant == TORCH else nn.Identity(), relu)
 
 
 if __name__ == "__main__":
-    from ..runtime import keep_freed_memory
-
-    keep_freed_memory()
+    sn.runtime.keep_freed_memory()
     variant, depth, batch, pixels = json.loads(sys.argv[1])
     run = step(variant, depth, batch, pixels, FIRST, "training")
     run()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import steadynorm as sn
 
-from .cases import ADD_RELU, INFERENCE, LAST, PLAIN, RELU, TRAINING, Case
+from .cases import ADD_RELU, INFERENCE, LAST, PLAIN, TRAINING, Case
 
 Step = Callable[[], object]
 OURS, TORCH, IN_PLACE, COMPILED = "steadynorm", "torch", "torch in place", "torch.compile"
@@ -82,6 +82,3 @@ def _step(case: Case, layer: nn.Module, given: Inputs) -> Step:
         return torch.autograd.grad(layer(leaves[0], **keywords), wanted, dy)
 
     return training
-
-
-__all__ = ["COMPILED", "IN_PLACE", "OURS", "RELU", "TORCH", "Inputs", "inputs", "steps"]

@@ -7,7 +7,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import RecordError
+from .providers import OURS, TORCH
+from .timing import Timing
+
 FORMAT, VERSION = "steadynorm-benchmark", 1
+REMEDY = "Choose another --out, or delete that file."
+Row = dict[str, Any]
+
+_TIMED = {"order": str, "mode": str, "timings": dict}
+_CASE = {"shape": list, "dtype": str, "epilogue": str, "megabytes": float, "floor_ms": float, "errors": dict}
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "cases": {**_CASE, **_TIMED},
+    "networks": {"depth": int, "batch": int, "pixels": int, **_TIMED},
+    "peers": {"framework": str, "shape": list, "mode": str, "median": (float, type(None))},
+}
+"""What every row has, and of which type."""
 
 
 @dataclass
@@ -15,13 +30,81 @@ class Benchmark:
     """Rows of plain values: what was timed, and by provider milliseconds and errors."""
 
     environment: dict[str, str]
-    cases: list[dict[str, Any]] = field(default_factory=list)
-    networks: list[dict[str, Any]] = field(default_factory=list)
-    peers: list[dict[str, Any]] = field(default_factory=list)
+    cases: list[Row] = field(default_factory=list)
+    networks: list[Row] = field(default_factory=list)
+    peers: list[Row] = field(default_factory=list)
 
-    def write(self, path: Path) -> None:
-        """Writes the file, whole or not at all."""
-        text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
-        draft = path.with_suffix(".part")
-        draft.write_text(text + "\n", encoding="utf-8")
-        draft.replace(path)
+    def encode(self) -> bytes:
+        """The content of its file."""
+        return (json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n").encode()
+
+
+def open_benchmark(path: Path, settings: dict[str, str]) -> Benchmark:
+    """The benchmark in `path`, to go on with, or a new one where there is no such file.
+
+    Args:
+        path: of the file.
+        settings: what its environment must say; it may say more.
+
+    Raises:
+        RecordError: the file is damaged, no benchmark, or one with other settings.
+    """
+    found = read(path)
+    if found is None:
+        return Benchmark(settings)
+    changes = [
+        f"{name}: {found.environment.get(name)!r}, now {value!r}"
+        for name, value in settings.items()
+        if found.environment.get(name) != value
+    ]
+    if changes:
+        raise RecordError(f"{path} holds a benchmark with other settings ({', '.join(changes)}). {REMEDY}")
+    return found
+
+
+def read(path: Path) -> Benchmark | None:
+    """The benchmark in `path`, or None if there is no such file.
+
+    Raises:
+        RecordError: it cannot be read, is damaged, or is no benchmark of this version.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise RecordError(f"cannot read {path}: {error}. {REMEDY}") from error
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise RecordError(f"{path} is not a steadynorm benchmark: expected format {FORMAT!r}. {REMEDY}")
+    if document.get("version") != VERSION:
+        version = document.get("version")
+        raise RecordError(f"{path} has version {version!r}, this steadynorm reads version {VERSION}. {REMEDY}")
+    try:
+        benchmark = Benchmark(**{name: value for name, value in document.items() if name not in ("format", "version")})
+        _check(benchmark)
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"{path} is damaged: {error}. {REMEDY}") from error
+    return benchmark
+
+
+def _check(benchmark: Benchmark) -> None:
+    """Raises TypeError or ValueError for what is not as `Benchmark` and `_COLUMNS` say."""
+    if not isinstance(benchmark.environment, dict):
+        raise TypeError(f"expected an environment, got {benchmark.environment!r:.80}")
+    for kind, columns in _COLUMNS.items():
+        for row in getattr(benchmark, kind):
+            if not isinstance(row, dict):
+                raise TypeError(f"expected a row of {kind}, got {row!r:.80}")
+            for name, expected in columns.items():
+                if name not in row or not isinstance(row[name], expected):
+                    raise TypeError(f"expected {name} in each row of {kind}, got {row!r:.80}")
+            if "timings" in columns:
+                _check_timings(row["timings"])
+
+
+def _check_timings(timings: dict[str, Any]) -> None:
+    if not {OURS, TORCH} <= timings.keys():
+        raise ValueError(f"expected timings of {OURS} and {TORCH}, got {timings!r:.80}")
+    for timing in timings.values():
+        if not Timing(**timing).median > 0:
+            raise ValueError(f"expected milliseconds above 0, got {timing!r:.80}")

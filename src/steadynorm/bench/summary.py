@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .cases import FIRST, INFERENCE, LAST, RELU, TRAINING
+from .cases import INFERENCE, LAST, RELU, TRAINING
+from .jobs import COPY
 from .networks import NONE
 from .providers import OURS
 from .record import Benchmark
-from .run import COPY
 
 HEADER = ("order", "dtype", "epilogue", "mode", "peer", "times as fast", "worst", "cases")
 NETWORK_HEADER = ("network", "order", "mode", "no BN", "ours", "torch", "BN costs, ours", "BN costs, torch", "peak MB")
@@ -116,6 +116,3 @@ def bars(benchmark: Benchmark, order: str) -> tuple[list[str], list[float], list
     ]
     labels = ["×".join(map(str, row["shape"])) for row in rows]
     return labels, [ratios(row)["torch"] for row in rows], [ratios(row)["torch in place"] for row in rows]
-
-
-__all__ = ["FIRST", "HEADER", "NETWORK_HEADER", "bars", "groups", "networks", "shares_of_memory_speed", "worse_errors"]

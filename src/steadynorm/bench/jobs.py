@@ -1,0 +1,128 @@
+"""Everything the benchmark measures, as jobs that are done one by one and need not be done twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..errors import SteadynormError
+from . import networks, peers
+from .cases import FIRST, FORWARD, INFERENCE, LAST, RELU, RESNET50, TRAINING, Case, grid
+from .errors import largest
+from .providers import inputs, steps
+from .record import Benchmark, Row
+from .timing import copy_step, in_turns
+
+COPY = "copy"
+
+
+class PeerError(SteadynormError, RuntimeError):
+    """Another framework could not be timed."""
+
+
+class Job(NamedTuple):
+    """Something to measure.
+
+    Attributes:
+        name: for a person to read.
+        rows: the list of a benchmark that it adds to.
+        key: values that its rows have, and no other job's.
+        measure: gives its rows.
+    """
+
+    name: str
+    rows: list[Row]
+    key: dict[str, Any]
+    measure: Callable[[], list[Row]]
+
+    @property
+    def done(self) -> bool:
+        """Whether the benchmark has its rows."""
+        return any(self.key.items() <= row.items() for row in self.rows)
+
+    def run(self) -> None:
+        """Adds its rows to the benchmark.
+
+        Raises:
+            PeerError: another framework could not be timed; nothing is added.
+        """
+        self.rows.extend(self.measure())
+
+
+def jobs(benchmark: Benchmark, quick: bool, with_networks: bool, peers_python: str | None) -> list[Job]:
+    """All that is wanted of `benchmark`, also what it has already."""
+    wanted = []
+    for framework in ("jax", "tensorflow") if peers_python else ():
+        measure = partial(_peer, benchmark.environment, framework, str(peers_python), quick)
+        wanted.append(Job(framework, benchmark.peers, {"framework": framework}, measure))
+    for case in grid(quick):
+        name = f"{case.shape}, {case.order}, {case.dtype}, {case.epilogue}, {case.mode}"
+        key = {**case._asdict(), "shape": list(case.shape)}
+        wanted.append(Job(name, benchmark.cases, key, partial(_case, case)))
+    for key in _networks(quick) if with_networks else ():
+        name = f"ResNet-{key['depth']}, {key['order']}, {key['mode']}"
+        wanted.append(Job(name, benchmark.networks, key, partial(_network, key)))
+    return wanted
+
+
+def _case(case: Case) -> list[Row]:
+    given = inputs(case)
+    compiles = case.dtype == "float32" and case.epilogue == RELU and case.mode != FORWARD and case.shape in RESNET50
+    providers = steps(case, given, compiles)
+    timings = in_turns({COPY: copy_step(given.x), **providers})
+    floor = timings[COPY].median / 2 * case.passes
+    row = {**case._asdict(), "shape": list(case.shape), "megabytes": case.megabytes, "floor_ms": floor}
+    row["timings"] = {name: asdict(timing) for name, timing in timings.items()}
+    row["errors"] = largest(case, given, providers) if case.epilogue == RELU else {}
+    return [row]
+
+
+def _networks(quick: bool) -> list[Row]:
+    settings = [(18, 8, 96)] if quick else [(18, 16, 160), (50, 16, 160)]
+    return [
+        {"depth": depth, "batch": batch, "pixels": pixels, "order": order, "mode": mode}
+        for depth, batch, pixels in settings
+        for order in (FIRST, LAST)
+        for mode in ("training", INFERENCE)
+    ]
+
+
+def _network(key: Row) -> list[Row]:
+    timings = in_turns(networks.steps(**key), seconds=4.0)
+    row = {**key, "timings": {name: asdict(timing) for name, timing in timings.items()}}
+    if key["mode"] == "training" and key["order"] == FIRST:
+        sizes = key["depth"], key["batch"], key["pixels"]
+        row["peak_megabytes"] = {name: networks.peak_megabytes(name, *sizes) for name in timings}
+    return [row]
+
+
+def _peer(environment: dict[str, str], framework: str, python: str, quick: bool) -> list[Row]:
+    """BN + ReLU, float32, channels last, as both frameworks have it; its version goes into `environment`."""
+    shapes = [(32, 64, 56, 56)] if quick else RESNET50
+    asked = [((n, h, w, c), mode) for n, c, h, w in shapes for mode in (FORWARD, TRAINING, INFERENCE)]
+    answer = _answer(framework, python, json.dumps(asked))
+    environment[framework] = answer["version"]
+    return [
+        {"framework": framework, "shape": [n, c, h, w], "mode": mode, "median": median}
+        for ((n, h, w, c), mode), median in zip(asked, answer["medians"], strict=True)
+    ]
+
+
+def _answer(framework: str, python: str, asked: str) -> dict[str, Any]:
+    command = [python, peers.__file__, framework]
+    try:
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+    except subprocess.CalledProcessError as error:
+        reason = [f"exit code {error.returncode}", *error.stderr.strip().splitlines()][-1]
+    except OSError as error:
+        reason = str(error.strerror)
+    except (ValueError, IndexError):
+        reason = "it printed no figures"
+    raise PeerError(
+        f"{framework} was not timed by {python}: {reason}. Mend that, and the same command times what is missing."
+    )
