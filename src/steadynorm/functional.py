@@ -14,9 +14,9 @@ from .errors import (
     InvalidInputError,
     UnsupportedDtypeError,
 )
-from .kernels import ACTIVATIONS, Apply, eager, has_memory, update_compiled
+from .kernels import ACTIVATIONS, Apply, eager, has_memory
 from .moments import Moments
-from .ops import small
+from .ops import fused, small
 
 
 def batch_norm(
@@ -99,9 +99,10 @@ def batch_norm(
     if isinstance(momentum, Tensor) and not compiling and momentum.is_cpu and has_memory(momentum):
         momentum = momentum.item()
     if not isinstance(momentum, Tensor) and not compiling:
-        y = small.batch_norm(x, running_mean, running_var, apply, momentum)
-        if y is not None:
-            return y
+        for route in (small, fused):
+            y = route.batch_norm(x, running_mean, running_var, apply, momentum)
+            if y is not None:
+                return y
     y, moments = ops.batch_norm(x, apply)
     if input.numel() != 0:
         _update_running(name, running_mean, running_var, moments, momentum)
@@ -113,8 +114,6 @@ def _update_running(
 ) -> None:
     """Moves the running statistics in the moments' float64, rounded once; both, or neither if one cannot be written."""
     if running_mean is None or running_var is None:
-        return
-    if not isinstance(momentum, Tensor) and update_compiled(running_mean, running_var, batch, momentum):
         return
     moved: list[tuple[Tensor, Tensor]] = []
     try:

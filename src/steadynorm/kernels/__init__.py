@@ -27,8 +27,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..moments import Moments
-
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh")
 """Activations a kernel can apply: torch's functions of these names with their default arguments."""
 COMPILED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -81,21 +79,6 @@ def compiled() -> ModuleType:
     from . import numba_cpu
 
     return numba_cpu
-
-
-def update_compiled(running_mean: Tensor, running_var: Tensor, batch: Moments, momentum: float) -> bool:
-    """Moves running statistics by compiled code, where that can write both; says whether it did."""
-    if torch.compiler.is_compiling() or not batch.mean.device.type == running_mean.device.type == "cpu":
-        return False
-    pair = running_mean, running_var
-    if not all(map(has_memory, (*pair, batch.mean))) or any(t.requires_grad or t.is_inference() for t in pair):
-        return False
-    if running_mean.dtype != running_var.dtype or running_mean.dtype not in (torch.float32, torch.float64):
-        return False
-    if not (running_mean.is_contiguous() and running_var.is_contiguous()):
-        return False
-    compiled().update_running(running_mean, running_var, batch, momentum)
-    return True
 
 
 def has_memory(tensor: Tensor | None) -> bool:

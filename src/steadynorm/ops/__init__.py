@@ -53,10 +53,23 @@ def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 
     return _route(_NORMALIZE, x, mean, var, *apply, groups)
 
 
-def differentiable_backward(dy: Tensor, x: Tensor, apply: Apply) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, and dweight and dbias, (1, C), of `batch_norm` in operations that torch differentiates."""
-    moments = eager.moments(x)
-    return _backward_by(eager, dy, x, moments.mean, moments.var, moments.count, *apply, 1)[:3]
+def differentiable_backward(
+    dy: Tensor, x: Tensor, apply: Apply, groups: int = 1, constants: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x, weight, bias and residual in operations that torch differentiates.
+
+    Of `normalize` where its mean and variance are given as constants, else of `batch_norm`.
+    """
+    mask = apply.mask
+    if mask is not None:  # what it leaves out may be nan, which `where` keeps from results but not from a graph
+        dy, x = torch.where(mask, dy, 0), torch.where(mask, x, 0)
+        apply = apply._replace(residual=None if apply.residual is None else torch.where(mask, apply.residual, 0))
+    if constants is None:
+        moments = eager.moments(x, mask, groups)
+        grads = eager.backward(dy, x, moments.mean, moments.var, apply, moments.count, groups)
+    else:
+        grads = eager.backward(dy, x, *constants, apply, None, groups)
+    return grads.x, _shaped_like(apply.weight, grads.weight), _shaped_like(apply.bias, grads.bias), grads.residual
 
 
 class _Routes(NamedTuple):
@@ -101,7 +114,7 @@ def _backward_by(
     """dx; dweight and dbias, (groups, C); dresidual, empty if there is none or it is dy. No count: constants."""
     *fields, groups = settings
     apply = Apply(*fields)
-    if not _changes_dresidual(apply):
+    if not changes_dresidual(apply):
         apply = apply._replace(residual=None)
     grads = backend.backward(dy, x, mean, var, apply, count, groups)
     return grads.x, grads.weight, grads.bias, x.new_empty(0) if grads.residual is None else grads.residual
@@ -119,7 +132,7 @@ def _backward(dy: Tensor, x: Tensor, *settings: Any) -> Four:
     return _backward_by(serving(x, dy), dy, x, *settings)
 
 
-def _changes_dresidual(apply: Apply) -> bool:
+def changes_dresidual(apply: Apply) -> bool:
     """Whether there is a residual, and its gradient is not simply dy."""
     return apply.residual is not None and (apply.activation is not None or apply.mask is not None)
 
@@ -131,7 +144,7 @@ def _save(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, 
     apply = Apply(*settings[:-1])
     _, _, ctx.eps, _, _, ctx.activation, ctx.negative_slope, ctx.groups = settings
     ctx.has_residual = apply.residual is not None
-    residual = apply.residual if _changes_dresidual(apply) else None
+    residual = apply.residual if changes_dresidual(apply) else None
     ctx.save_for_backward(x, mean, var, count, apply.weight, apply.bias, residual, apply.mask)
     ctx.set_materialize_grads(False)
 
@@ -156,27 +169,20 @@ def _gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tupl
     if dy is None:
         return (None,) * 5
     x, mean, var, count, weight, bias, residual, mask = ctx.saved_tensors
+    apply = Apply(weight, bias, ctx.eps, residual, mask, ctx.activation, ctx.negative_slope)
     if torch.is_grad_enabled():
-        kernel = partial(_backward_by, eager)
-        if mask is not None:  # what it leaves out may be nan, which `where` keeps from results but not from a graph
-            dy, x = torch.where(mask, dy, 0), torch.where(mask, x, 0)
-            residual = None if residual is None else torch.where(mask, residual, 0)
-        if count is not None:
-            moments = eager.moments(x, mask, ctx.groups)
-            mean, var = moments.mean, moments.var
-    settings = (weight, bias, ctx.eps, residual, mask, ctx.activation, ctx.negative_slope, ctx.groups)
-    dx, dweight, dbias, dresidual = kernel(dy, x, mean, var, count, *settings)
-    return (
-        dx,
-        None if weight is None else _shaped_like(weight, dweight),
-        None if bias is None else _shaped_like(bias, dbias),
-        None,
-        None if not ctx.has_residual else dy if residual is None else dresidual,
-    )
+        constants = (mean, var) if count is None else None
+        dx, dweight, dbias, dresidual = differentiable_backward(dy, x, apply, ctx.groups, constants)
+    else:
+        dx, dweight, dbias, dresidual = kernel(dy, x, mean, var, count, *apply, ctx.groups)
+        dweight, dbias = _shaped_like(weight, dweight), _shaped_like(bias, dbias)
+    return dx, dweight, dbias, None, None if not ctx.has_residual else dy if residual is None else dresidual
 
 
-def _shaped_like(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """(groups, C) → the parameter's shape, (C,) or (groups, C), and dtype."""
+def _shaped_like(parameter: Tensor | None, gradient: Tensor) -> Tensor | None:
+    """(groups, C) → the parameter's shape, (C,) or (groups, C), and dtype; None for no parameter."""
+    if parameter is None:
+        return None
     if parameter.dim() == 1:
         gradient = gradient[0] if gradient.shape[0] == 1 else gradient.sum(0)
     return gradient.to(parameter.dtype)
@@ -221,7 +227,7 @@ def _vmap_backward(info: Any, in_dims: tuple, dy: Tensor, x: Tensor, *rest: Any)
     examples = (fold_examples(size, dy_dim, dy), fold_examples(size, x_dim, x))
     *outputs, dresidual = _backward_op(*examples, *statistics, *apply, folded_groups)
     unfolded = [unfold(size, t) for t in outputs]
-    if not _changes_dresidual(apply):
+    if not changes_dresidual(apply):
         return (*unfolded, dresidual), (0, 0, 0, None)  # type: ignore[return-value]
     return (*unfolded, unfold(size, dresidual)), (0, 0, 0, 0)  # type: ignore[return-value]
 
@@ -301,7 +307,7 @@ def _(x: Tensor, *_: Any) -> Tensor:
 @_backward_op.register_fake
 def _(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any) -> Four:
     *fields, groups = settings
-    dresidual = torch.empty_like(x) if _changes_dresidual(Apply(*fields)) else x.new_empty(0)
+    dresidual = torch.empty_like(x) if changes_dresidual(Apply(*fields)) else x.new_empty(0)
     return torch.empty_like(x), _per_group(x, groups), _per_group(x, groups), dresidual
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...moments import Moments
 from .. import Apply, Gradients
 from . import entries
-from .call import PACK_UPDATE, PACK_VERDICT
+from .call import PACK_VERDICT
 from .compiling import cache_folder, numba_version
 from .launching import Memory, address_of, as_statistics, launch
 from .threads import pool, run
@@ -33,7 +33,8 @@ __all__ = [
     "numba_version",
     "pool",
     "reduce_grad",
-    "update_running",
+    "train",
+    "train_backward",
 ]
 
 PLAIN = Apply(None, None, 0.0)
@@ -99,13 +100,61 @@ def backward(
     return Gradients(dx, sum_dz_xhat, sum_dz, dresidual)
 
 
-def update_running(running_mean: Tensor, running_var: Tensor, batch: Moments, momentum: float) -> None:
-    """Moves contiguous running statistics (C,), both float32 or float64, towards a batch's, (1, C), in place."""
-    addresses = running_mean.data_ptr(), running_var.data_ptr(), running_mean.dtype == torch.float64
-    moments = batch.count.data_ptr(), batch.mean.data_ptr(), batch.m2.data_ptr()
-    told = PACK_UPDATE.pack(*addresses, *moments, running_mean.shape[0], momentum)
-    run(entries.update(), told, 1)
-    torch.autograd.graph.increment_version((running_mean, running_var))
+def train(
+    x: Tensor, apply: Apply, running_mean: Tensor | None, running_var: Tensor | None, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """`forward` of one group that moves the running statistics too, contiguous (C,) of one dtype, or both None.
+
+    Returns:
+        y, and count, mean, m2 and variance, float64 (4, C).
+    """
+    x = _dense(x)
+    y, cut = torch.empty_like(x), _cut(x, 1)
+    statistics = _statistics(4, cut.channels)
+    count, mean, m2, variance = statistics
+    partial, counts = _parts(cut)
+    memory = Memory(
+        y=y,
+        shared=count[None],
+        first=mean,
+        second=m2,
+        variance=variance,
+        partial=partial,
+        counts=counts,
+        running_mean=running_mean,
+        running_var=running_var,
+        momentum=momentum,
+    )
+    launch(entries.forward, x, cut, apply, memory, measures=True, applies=True)
+    if running_mean is not None and running_var is not None:
+        torch.autograd.graph.increment_version((running_mean, running_var))
+    return y, statistics
+
+
+def train_backward(
+    dy: Tensor, x: Tensor, statistics: Tensor, apply: Apply
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """`backward` of what `train` gave: dx; dweight and dbias, of their parameters' shape and dtype; dresidual."""
+    x = _dense(x)
+    dx, dresidual, cut = torch.empty_like(x), _empty_dresidual(x, apply), _cut(x, 1)
+    dweight, dbias = (None if values is None else torch.empty_like(values) for values in (apply.weight, apply.bias))
+    count, mean, _, variance = statistics
+    first, second = _statistics(2, cut.channels)
+    memory = Memory(
+        dy,
+        dx,
+        dresidual,
+        count[None],
+        first,
+        second,
+        partial=_parts(cut)[0],
+        mean=mean,
+        var=variance,
+        dweight=dweight,
+        dbias=dbias,
+    )
+    launch(entries.backward, x, cut, apply, memory, measures=True, applies=True)
+    return dx, dweight, dbias, dresidual
 
 
 def accepts(
@@ -133,41 +182,31 @@ def accepts(
     return accepted
 
 
-# ---- a pass: one launch where tiles have one part; else one for the parts, one that merges them, one for the rest ----
+# ---- a pass ----
 
 
 def _measure(x: Tensor, cut: Tiling, apply: Apply, y: Tensor | None) -> Moments:
     """The moments; and y, if there is memory for it."""
     count, mean, m2 = (_statistics(cut.groups, cut.channels) for _ in range(3))
-    memory = Memory(y=y, shared=count, first=mean, second=m2)
-    found = Moments(count, mean, m2)
-    if cut.parts == 1:
-        launch(entries.forward, x, cut, apply, memory, measures=True, applies=y is not None)
-        return found
-    memory = memory._replace(
-        partial=_statistics(cut.groups, cut.parts, 2, cut.channels), counts=_statistics(cut.groups, cut.parts)
-    )
-    launch(entries.forward, x, cut, apply, memory, measures=True)
-    launch(entries.merge_moments, x, cut, apply, memory)
-    if y is not None:
-        launch(entries.forward, x, cut, apply, memory._replace(mean=mean, var=found.var), applies=True)
-    return found
+    partial, counts = _parts(cut)
+    memory = Memory(y=y, shared=count, first=mean, second=m2, partial=partial, counts=counts)
+    launch(entries.forward, x, cut, apply, memory, measures=True, applies=y is not None)
+    return Moments(count, mean, m2)
 
 
 def _reduce(x: Tensor, cut: Tiling, apply: Apply, memory: Memory) -> tuple[Tensor, Tensor]:
     """The sums of dz and of dz * xhat; and dx and dresidual, if there is memory for them."""
-    applies = memory.y is not None
     sums = _statistics(cut.groups, cut.channels), _statistics(cut.groups, cut.channels)
-    memory = memory._replace(first=sums[0], second=sums[1])
-    if cut.parts == 1:
-        launch(entries.backward, x, cut, apply, memory, measures=True, applies=applies)
-        return sums
-    memory = memory._replace(partial=_statistics(cut.groups, cut.parts, 2, cut.channels))
-    launch(entries.backward, x, cut, apply, memory, measures=True)
-    launch(entries.merge_sums, x, cut, apply, memory)
-    if applies:
-        launch(entries.backward, x, cut, apply, memory, applies=True)
+    memory = memory._replace(first=sums[0], second=sums[1], partial=_parts(cut)[0])
+    launch(entries.backward, x, cut, apply, memory, measures=True, applies=memory.y is not None)
     return sums
+
+
+def _parts(cut: Tiling) -> tuple[Tensor | None, Tensor | None]:
+    """Memory for the statistics of parts, if tiles have several: what is summed, and counts."""
+    if cut.parts == 1:
+        return None, None
+    return _statistics(cut.groups, cut.parts, 2, cut.channels), _statistics(cut.groups, cut.parts)
 
 
 # ---- shapes ----

@@ -8,36 +8,41 @@ import numpy as np
 
 from .tiling import Tiling
 
-KERNELS = ("add_values", "add_moments", "apply", "add_products", "input_grad")
-"""Addresses of the row kernels that a pass needs."""
-ADDRESSES = ("dy", "x", "residual", "mask", "y", "dresidual", "count", "first", "second", "partial", "counts")
+COUNTERS = ("taken", "finished", "ready", "taken_again")
+"""How many items threads have taken and finished, whether what all of them found is merged, and how many items have
+been taken for the second time. They begin at 0."""
+ADDRESSES = (
+    *("dy", "x", "residual", "mask", "y", "dresidual", "count", "first", "second", "variance", "partial", "counts"),
+    *("running_mean", "running_var", "dweight", "dbias"),
+)
 """Of memory, 0 for none. dx goes to `y` too. The statistics of a pass are float64 (groups, channels): forward, count,
-mean (first) and m2 (second); backward, the sums of dz (first) and of dz * xhat (second), and the count they are
-divided by. Where tiles have more than one part, those of the parts are in partial, (groups, parts, 2, channels), and
-counts, (groups, parts)."""
+mean (first), m2 (second) and, if wanted, variance; backward, the sums of dz (first) and of dz * xhat (second), and the
+count they are divided by. Where tiles have more than one part, those of the parts are in partial, (groups, parts, 2,
+channels), and counts, (groups, parts). Contiguous running statistics move, and gradients of the parameters are written
+(both of `running_code` or `parameter_code`), where there is one group."""
 VECTORS = ("mean", "var", "weight", "bias")
 """Given values of each channel, of any dtype: an address, a dtype code, and the step from group to group."""
-FLAGS = ("measures", "applies", "varies", "reversed", "streams")
-"""Whether statistics (or sums) are taken, the output (or dx) is written, statistics depend on x, items are taken from
-the last to the first, and what is written goes past the caches."""
-
-CALL_FIELDS = (
-    "taken",
-    "next",
-    *KERNELS,
+GIVEN = (
+    *COUNTERS,
     *ADDRESSES,
     *(f"{name}{part}" for name in VECTORS for part in ("", "_code", "_step")),
-    *FLAGS,
-    "itemsize",
-    "kind",
-    *Tiling._fields,
-    "items",
-    "threads",
+    *("running_code", "parameter_code", "measures", "applies", "varies", "threads"),
 )
-"""`next` is the address of `taken`, the number of items that threads have taken; `kind` is a smooth activation's place
-in `elements.SMOOTH`."""
-CALL = np.dtype([(name, np.int64) for name in CALL_FIELDS] + [("eps", np.float64), ("slope", np.float64)])
-PACK = struct.Struct(f"{len(CALL_FIELDS)}q2d")
+"""What differs from call to call. The flags say whether statistics (or sums) are taken, the output (or dx) is written,
+and statistics depend on x."""
+NUMBERS = ("eps", "slope", "momentum")
+KERNELS = ("add_values", "add_moments", "apply", "add_products", "input_grad")
+"""Addresses of the row kernels that a pass needs."""
+PLANNED = (*KERNELS, "reversed", "streams", "itemsize", "kind", *Tiling._fields, "items")
+"""What the shape, the dtype and the variant decide: whether items are normalized from the last to the first, whether
+what is written goes past the caches, and `kind`, a smooth activation's place in `elements.SMOOTH`."""
+CALL = np.dtype(
+    [(name, np.int64) for name in GIVEN]
+    + [(name, np.float64) for name in NUMBERS]
+    + [(name, np.int64) for name in PLANNED]
+)
+PACK_GIVEN = struct.Struct(f"{len(GIVEN)}q{len(NUMBERS)}d")
+PACK_PLANNED = struct.Struct(f"{len(PLANNED)}q")
 
 ROW_FIELDS = (
     *("dy", "x", "residual", "keep", "y", "dresidual"),
@@ -47,11 +52,6 @@ ROW_FIELDS = (
 """What a row kernel reads and writes: the first row of each tensor; one value a column, or one, of each coefficient;
 where sums are added, as many; how many columns and rows there are, and how many values from one row to the next."""
 ROW = np.dtype([(name, np.int64) for name in ROW_FIELDS] + [("slope", np.float64)])
-
-UPDATE_FIELDS = ("running_mean", "running_var", "double", "count", "mean", "m2", "channels")
-"""What moves the running statistics, float32 or `double`, towards a batch's moments."""
-UPDATE = np.dtype([(name, np.int64) for name in UPDATE_FIELDS] + [("momentum", np.float64)])
-PACK_UPDATE = struct.Struct(f"{len(UPDATE_FIELDS)}qd")
 
 VERDICT_FIELDS = ("accepted", "mean", "invstd", "running_mean", "running_var", "channels")
 """What decides on float32 statistics that torch computed, and moves the running ones towards them if it accepts. Count

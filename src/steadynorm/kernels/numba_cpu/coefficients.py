@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from .compiling import carray, inner, pointer
-from .elements import load
+from .elements import load, store
 
 CODES = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
 """How a dtype is named in a call; 0 is no vector."""
@@ -25,6 +25,19 @@ def value(address, code, index, missing):
     if code == 4:
         return float(load(carray(pointer(address), index + 1, np.int16)[index]))
     return missing
+
+
+@inner
+def put(address, code, index, new):
+    """Sets an element of a vector of any dtype."""
+    if code == 1:
+        carray(pointer(address), index + 1, np.float32)[index] = new
+    elif code == 2:
+        carray(pointer(address), index + 1, np.float64)[index] = new
+    elif code == 3:
+        carray(pointer(address), index + 1, np.uint16)[index] = store(np.float32(new), np.uint16(0))
+    elif code == 4:
+        carray(pointer(address), index + 1, np.int16)[index] = store(np.float32(new), np.int16(0))
 
 
 @inner

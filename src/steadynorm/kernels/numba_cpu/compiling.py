@@ -111,6 +111,19 @@ def _fetch_add(typing_context: Any, address: Any, value: Any) -> Any:
 fetch_add: Any = intrinsic(_fetch_add)
 
 
+def _read(typing_context: Any, address: Any) -> Any:
+    """The int64 at an address, and with it all that was written before it by who wrote it atomically."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+
+read: Any = intrinsic(_read)
+
+
 def _call_kernel(typing_context: Any, kernel: Any, address: Any) -> Any:
     """Calls the C function at an address with another address."""
 

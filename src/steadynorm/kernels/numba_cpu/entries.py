@@ -7,22 +7,34 @@ from functools import lru_cache
 import numpy as np
 
 from . import merging, passes
-from .call import CALL, ROW, UPDATE, VERDICT
+from .call import CALL, ROW, VERDICT
 from .compiling import carray, entry, inner, pointer
 
 PAD = 80
 """Scratch lines are this much longer than a row: a page apart, loads would wait for stores."""
+NUMBER_LINES, WIDE_LINES = 9, 10
 
 
 @inner
 def statistics(call):
-    """Memory of a pass's statistics: count, first, second."""
+    """Memory of a pass's statistics: count, first, second, variance; and those of parts: partial, counts."""
     shape = call.groups, call.channels
     return (
         carray(pointer(call.count), shape, np.float64),
         carray(pointer(call.first), shape, np.float64),
         carray(pointer(call.second), shape, np.float64),
+        carray(pointer(call.variance), shape, np.float64),
+        carray(pointer(call.partial), (call.groups, call.parts, 2, call.channels), np.float64),
+        carray(pointer(call.counts), (call.groups, call.parts), np.float64),
     )
+
+
+@inner
+def describe(call, row, numbers, keep):
+    """Tells row kernels what stays the same from row to row."""
+    row[0].staged, row[0].scratch, row[0].keep = numbers[8].ctypes.data, numbers[5].ctypes.data, keep.ctypes.data
+    row[0].streams, row[0].varies, row[0].stride = call.streams, call.varies, call.stride
+    row[0].kind, row[0].slope = call.kind, call.slope
 
 
 @lru_cache
@@ -32,18 +44,13 @@ def forward(double: bool) -> int:
 
     @entry
     def steadynorm_forward(address):
-        call = carray(address, 1, CALL)[0]
-        count, first, second = statistics(call)
-        partial = carray(pointer(call.partial), (call.groups, call.parts, 2, call.channels), np.float64)
-        counts = carray(pointer(call.counts), (call.groups, call.parts), np.float64)
+        call = carray(address, 1, CALL)
         row = np.empty(1, ROW)
-        numbers = np.empty((9, max(call.width, call.tile_channels) + PAD), number)
-        wide = np.empty((10, max(call.width, call.tile_channels) + PAD), np.float64)
-        keep = np.empty(call.width, np.bool_)
-        row[0].staged, row[0].streams = numbers[4].ctypes.data, call.streams
-        row[0].scratch, row[0].stride = numbers[5].ctypes.data, call.stride
-        row[0].keep, row[0].kind, row[0].slope = keep.ctypes.data, call.kind, call.slope
-        passes.forward_items(call, count, first, second, partial, counts, row, numbers, wide, keep)
+        width = max(call[0].width, call[0].tile_channels) + PAD
+        numbers, wide = np.empty((NUMBER_LINES, width), number), np.empty((WIDE_LINES, width), np.float64)
+        keep = np.empty(call[0].width, np.bool_)
+        describe(call[0], row, numbers, keep)
+        passes.forward(call.ctypes.data, call[0], statistics(call[0]), row, numbers, wide, keep)
 
     return steadynorm_forward.address
 
@@ -55,70 +62,15 @@ def backward(double: bool) -> int:
 
     @entry
     def steadynorm_backward(address):
-        call = carray(address, 1, CALL)[0]
-        count, first, second = statistics(call)
-        partial = carray(pointer(call.partial), (call.groups, call.parts, 2, call.channels), np.float64)
+        call = carray(address, 1, CALL)
         row = np.empty(1, ROW)
-        numbers = np.empty((9, max(call.width, call.tile_channels) + PAD), number)
-        wide = np.empty((10, max(call.width, call.tile_channels) + PAD), np.float64)
-        keep = np.empty(call.width, np.bool_)
-        row[0].staged, row[0].streams = numbers[8].ctypes.data, call.streams
-        row[0].scratch, row[0].varies, row[0].stride = numbers[5].ctypes.data, call.varies, call.stride
-        row[0].keep, row[0].kind, row[0].slope = keep.ctypes.data, call.kind, call.slope
-        passes.backward_items(call, count, first, second, partial, row, numbers, wide, keep)
+        width = max(call[0].width, call[0].tile_channels) + PAD
+        numbers, wide = np.empty((NUMBER_LINES, width), number), np.empty((WIDE_LINES, width), np.float64)
+        keep = np.empty(call[0].width, np.bool_)
+        describe(call[0], row, numbers, keep)
+        passes.backward(call.ctypes.data, call[0], statistics(call[0]), row, numbers, wide, keep)
 
     return steadynorm_backward.address
-
-
-@lru_cache
-def merge_moments() -> int:
-    """Address of the kernel that merges the moments of parts."""
-
-    @entry
-    def steadynorm_merge_moments(address):
-        call = carray(address, 1, CALL)[0]
-        count, first, second = statistics(call)
-        partial = carray(pointer(call.partial), (call.groups, call.parts, 2, call.channels), np.float64)
-        counts = carray(pointer(call.counts), (call.groups, call.parts), np.float64)
-        merging.merge_moments(call, partial, counts, count, first, second)
-
-    return steadynorm_merge_moments.address
-
-
-@lru_cache
-def merge_sums() -> int:
-    """Address of the kernel that adds up the gradient sums of parts."""
-
-    @entry
-    def steadynorm_merge_sums(address):
-        call = carray(address, 1, CALL)[0]
-        _, first, second = statistics(call)
-        partial = carray(pointer(call.partial), (call.groups, call.parts, 2, call.channels), np.float64)
-        merging.merge_sums(call, partial, first, second)
-
-    return steadynorm_merge_sums.address
-
-
-@lru_cache
-def update() -> int:
-    """Address of the kernel that moves running statistics."""
-
-    @entry
-    def steadynorm_update(address):
-        told = carray(address, 1, UPDATE)[0]
-        count = carray(pointer(told.count), told.channels, np.float64)
-        mean = carray(pointer(told.mean), told.channels, np.float64)
-        m2 = carray(pointer(told.m2), told.channels, np.float64)
-        if told.double:
-            running_mean = carray(pointer(told.running_mean), told.channels, np.float64)
-            running_var = carray(pointer(told.running_var), told.channels, np.float64)
-            merging.update(running_mean, running_var, count, mean, m2, told.momentum)
-        else:
-            running_mean = carray(pointer(told.running_mean), told.channels, np.float32)
-            running_var = carray(pointer(told.running_var), told.channels, np.float32)
-            merging.update(running_mean, running_var, count, mean, m2, told.momentum)
-
-    return steadynorm_update.address
 
 
 @lru_cache

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import Apply
 from . import entries, row_kernels
-from .call import PACK
+from .call import COUNTERS, PACK_GIVEN, PACK_PLANNED
 from .coefficients import CODES
 from .elements import SMOOTH, STORED
 from .row_kernels import Variant
@@ -22,6 +22,7 @@ from .tiling import Tiling
 
 NAMES = {getattr(torch, name): name for name in STORED}
 """Dtypes the kernels know, and what they call them."""
+NOTHING_TAKEN = (0,) * len(COUNTERS)
 VALUES_A_THREAD = 1 << 15
 """Values that take longer to compute than a further thread takes to wake."""
 
@@ -35,14 +36,20 @@ class Memory(NamedTuple):
     shared: Tensor | None = None
     first: Tensor | None = None
     second: Tensor | None = None
+    variance: Tensor | None = None
     partial: Tensor | None = None
     counts: Tensor | None = None
     mean: Tensor | None = None
     var: Tensor | None = None
+    running_mean: Tensor | None = None
+    running_var: Tensor | None = None
+    dweight: Tensor | None = None
+    dbias: Tensor | None = None
+    momentum: float = 0.0
 
 
 def launch(
-    kernel: Callable[..., int],
+    kernel: Callable[[bool], int],
     x: Tensor,
     cut: Tiling,
     apply: Apply,
@@ -51,86 +58,107 @@ def launch(
     measures: bool = False,
     applies: bool = False,
 ) -> None:
-    """Runs an entry on x and what is given; `call` says what the kernels make of it."""
+    """Runs a pass on x and what is given; `call` says what the kernels make of it."""
     weight, bias, eps, residual, mask, activation, negative_slope = apply
     dy, residual = _laid_out_like(memory.dy, x), _laid_out_like(residual, x)
     count = None if memory.shared is None else as_statistics(memory.shared, cut)
-    mean, var, weight, bias = map(_contiguous, (memory.mean, memory.var, weight, bias))
-    mask = _contiguous(mask)
-    address, kernels, rest, slope = _plan(
-        kernel, cut, x.dtype, activation, residual is not None, mask is not None, measures
-    )
-    threads = min(torch.get_num_threads(), rest[-1])
-    call = ctypes.create_string_buffer(PACK.size)
-    PACK.pack_into(
+    mean, var, weight, bias, mask = map(_contiguous, (memory.mean, memory.var, weight, bias, mask))
+    plan = _plan(kernel, cut, x.dtype, activation, residual is not None, mask is not None, measures, applies)
+    threads = min(torch.get_num_threads(), plan.threads)
+    dweight, dbias = memory.dweight, memory.dbias
+    call = ctypes.create_string_buffer(PACK_GIVEN.size + len(plan.packed))
+    PACK_GIVEN.pack_into(
         call,
         0,
-        0,
-        ctypes.addressof(call),
-        *kernels,
-        0 if dy is None else dy.data_ptr(),
-        x.data_ptr(),
-        *map(address_of, (residual, mask, memory.y, memory.dresidual)),
-        *map(address_of, (count, memory.first, memory.second, memory.partial, memory.counts)),
+        *NOTHING_TAKEN,
+        *map(address_of, (dy, x, residual, mask, memory.y, memory.dresidual, count, memory.first, memory.second)),
+        *map(address_of, (memory.variance, memory.partial, memory.counts, memory.running_mean, memory.running_var)),
+        address_of(dweight),
+        address_of(dbias),
         *_vector(mean),
         *_vector(var),
         *_vector(weight),
         *_vector(bias),
+        _code(memory.running_mean),
+        _code(dbias if dweight is None else dweight),
         measures,
         applies,
         count is not None,
-        *rest[:-1],
         threads,
         eps,
-        negative_slope if slope is None else slope,
+        negative_slope if plan.slope is None else plan.slope,
+        memory.momentum,
     )
-    run(address, call, threads)
+    call[PACK_GIVEN.size :] = plan.packed
+    run(plan.entry, call, threads)
+
+
+class Plan(NamedTuple):
+    """What stays from call to call: address of the entry, the end of the record, threads that pay, a fixed slope."""
+
+    entry: int
+    packed: bytes
+    threads: int
+    slope: float | None
 
 
 @lru_cache(maxsize=4096)
 def _plan(
-    kernel: Callable[..., int],
+    kernel: Callable[[bool], int],
     cut: Tiling,
     dtype: torch.dtype,
     activation: str | None,
     residual: bool,
     masked: bool,
     measures: bool,
-) -> tuple[int, tuple[int, ...], tuple[int, ...], float | None]:
-    """What stays from call to call: addresses of the entry and its row kernels, flags and sizes, a fixed slope."""
+    applies: bool,
+) -> Plan:
     form = "" if activation is None else "smooth" if activation in SMOOTH else "bent"
-    passes = kernel is entries.forward or kernel is entries.backward
-    items = cut.items if passes else cut.groups
     values = cut.groups * cut.examples * cut.channels * cut.length
     size = values * dtype.itemsize
     beyond = size > _cache_size() // 2
     row = cut.width * dtype.itemsize
-    rest = (
-        beyond and not measures,  # the last that was measured is still in the cache
+    packed = PACK_PLANNED.pack(
+        *_row_kernels(kernel, Variant(NAMES[dtype], form, residual, masked, cut.runs), measures, applies),
+        beyond,  # what was measured last is still in the cache
         beyond and dtype.itemsize >= 4 and (row % 64 == 0 or row >= 2048),  # lines that nobody reads soon
         dtype.itemsize,
-        SMOOTH.index(activation) if form == "smooth" else 0,
+        SMOOTH.index(activation) if activation in SMOOTH else 0,
         *cut,
-        items,
-        max(1, min(items, values // VALUES_A_THREAD)),
+        cut.items,
     )
-    address = kernel(dtype == torch.float64) if passes else kernel()
-    kernels = _row_kernels(kernel, Variant(NAMES[dtype], form, residual, masked, cut.runs))
-    return address, kernels, rest, None if activation == "leaky_relu" else 0.0
+    threads = max(1, min(cut.items, values // VALUES_A_THREAD))
+    return Plan(kernel(dtype == torch.float64), packed, threads, None if activation == "leaky_relu" else 0.0)
 
 
-def _row_kernels(kernel: Callable[..., int], variant: Variant) -> tuple[int, ...]:
-    """Addresses of the row kernels that a pass calls, in the order of `call.KERNELS`."""
+def _row_kernels(
+    kernel: Callable[[bool], int], variant: Variant, measures: bool, applies: bool
+) -> tuple[int, int, int, int, int]:
+    """Addresses of the row kernels that a pass calls, in the order of `call.KERNELS`; 0 for what it does not call."""
     statistics = variant._replace(activation="", residual=False)
     if kernel is entries.forward:
-        return row_kernels.add_values(statistics), row_kernels.add_moments(statistics), row_kernels.apply(variant), 0, 0
-    if kernel is entries.backward:
-        return 0, 0, 0, row_kernels.add_products(variant), row_kernels.input_grad(variant)
-    return 0, 0, 0, 0, 0
+        return (
+            row_kernels.add_values(statistics) if measures else 0,
+            row_kernels.add_moments(statistics) if measures else 0,
+            row_kernels.apply(variant) if applies else 0,
+            0,
+            0,
+        )
+    return (
+        0,
+        0,
+        0,
+        row_kernels.add_products(variant) if measures else 0,
+        row_kernels.input_grad(variant) if applies else 0,
+    )
 
 
 def address_of(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _code(values: Tensor | None) -> int:
+    return 0 if values is None else CODES[NAMES[values.dtype]]
 
 
 def _vector(values: Tensor | None) -> tuple[int, int, int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+from .coefficients import put, value
 from .compiling import inner
-from .places import take
 
 FAR = 8
 """Standard deviations from 0 at which a mean begins to cost float32 accuracy that matters."""
@@ -14,8 +14,7 @@ FAR = 8
 @inner
 def merge_moments(call, partial, counts, count, means, m2s):
     """Moments of each group's parts → of the group (Chan et al. 1983), in the order of the parts."""
-    group = take(call)
-    while group >= 0:
+    for group in range(call.groups):
         mean, m2 = means[group], m2s[group]
         for channel in range(call.channels):
             mean[channel] = partial[group, 0, 0, channel]
@@ -34,31 +33,32 @@ def merge_moments(call, partial, counts, count, means, m2s):
                     mean[channel] = mean[channel] * (1 - share) + partial[group, part, 0, channel] * share
                 m2[channel] += partial[group, part, 1, channel] + distance * distance * weight
         count[group, :] = total
-        group = take(call)
 
 
 @inner
 def merge_sums(call, partial, sum_dz, sum_dz_xhat):
     """Sums of each group's parts → of the group."""
-    group = take(call)
-    while group >= 0:
+    for group in range(call.groups):
         sum_dz[group, :] = 0
         sum_dz_xhat[group, :] = 0
         for part in range(call.parts):
             for channel in range(call.channels):
                 sum_dz[group, channel] += partial[group, part, 0, channel]
                 sum_dz_xhat[group, channel] += partial[group, part, 1, channel]
-        group = take(call)
 
 
 @inner
-def update(running_mean, running_var, count, mean, m2, momentum):
+def update_running(call, count, mean, m2):
     """Moves running statistics towards a batch's, the variance divided by n - 1; rounded once."""
-    for channel in range(len(mean)):
+    for channel in range(call.channels):
         spare = count[channel] - 1
         var = m2[channel] / spare if spare > 0 else math.nan
-        running_mean[channel] = running_mean[channel] * (1 - momentum) + mean[channel] * momentum
-        running_var[channel] = running_var[channel] * (1 - momentum) + var * momentum
+        old_mean = value(call.running_mean, call.running_code, channel, 0.0)
+        old_var = value(call.running_var, call.running_code, channel, 1.0)
+        new_mean = old_mean * (1 - call.momentum) + mean[channel] * call.momentum
+        new_var = old_var * (1 - call.momentum) + var * call.momentum
+        put(call.running_mean, call.running_code, channel, new_mean)
+        put(call.running_var, call.running_code, channel, new_var)
 
 
 @inner

@@ -1,5 +1,8 @@
 """The two passes over a tensor: each thread takes items, walks over their rows, and has row kernels do the arithmetic.
 
+Where tiles have one part, an item is measured and normalized while it is in cache. Else all items are measured, whoever
+finishes last merges what they found, and then all are normalized.
+
 What belongs to the channels of a tile is float64. `numbers` and `wide` are scratch, lines as wide as a row, of the
 numbers that row kernels compute with and of float64; `keep` is one line of the mask.
 """
@@ -8,8 +11,9 @@ from __future__ import annotations
 
 import math
 
-from .coefficients import read_statistics, scales
-from .compiling import call_kernel, inner
+from . import merging
+from .coefficients import put, read_statistics, scales
+from .compiling import call_kernel, fetch_add, inner, read
 from .places import BLOCK, alike, gather, keep_row, locate, row_width, settle, share, span, spread, take
 
 
@@ -73,32 +77,75 @@ def spread_all(call, tile, values, row_of_numbers):
 
 
 @inner
-def forward_items(call, counted, means, m2s, partial, counts, row, numbers, wide, keep):
-    """Takes items until none is left: their moments, their output, or both while they are in cache."""
-    item = take(call)
+def counters(address):
+    """Addresses of the counters of a call, which are its first fields."""
+    return address, address + 8, address + 16, address + 24
+
+
+@inner
+def is_last(call, finished, own):
+    """Whether this thread, which finished `own` items, is the one that finished the last of all."""
+    return own > 0 and fetch_add(finished, own) + own == call.items
+
+
+@inner
+def forward(address, call, statistics, row, numbers, wide, keep):
+    """Moments, output, or both."""
+    taken, finished, ready, taken_again = counters(address)
+    count, means, m2s, variance, partial, counts = statistics
+    at_once = call.parts == 1 or not call.measures
+    own = 0
+    item = take(call, taken, call.reversed and not call.measures)
     while item >= 0:
         group, tile, begin, end, part = share(call, item)
         first, channels = span(call, tile)
         mean, var = wide[0, :channels], wide[1, :channels]
         if call.measures:
-            count = measure(call, row, group, tile, begin, end, numbers, wide, keep, mean, var)
+            found = measure(call, row, group, tile, begin, end, numbers, wide, keep, mean, var)
             if call.parts > 1:
-                counts[group, part] = count
+                counts[group, part] = found
             for channel in range(channels):
                 if call.parts > 1:
                     partial[group, part, 0, first + channel] = mean[channel]
                     partial[group, part, 1, first + channel] = var[channel]
                 else:
-                    counted[group, first + channel] = count
+                    count[group, first + channel] = found
                     means[group, first + channel] = mean[channel]
                     m2s[group, first + channel] = var[channel]
-                var[channel] /= max(count, 1)
+                var[channel] /= max(found, 1)
         else:
             read_statistics(call, group, first, mean, var)
-        if call.applies:
+        if call.applies and at_once:
             prepare(call, row, group, tile, numbers, wide)
             walk(call, row, call.apply, group, tile, begin, end, keep)
-        item = take(call)
+        own += 1
+        item = take(call, taken, call.reversed and not call.measures)
+    if not call.measures:
+        return
+    if is_last(call, finished, own):
+        if call.parts > 1:
+            merging.merge_moments(call, partial, counts, count, means, m2s)
+        if call.variance != 0:
+            for channel in range(call.channels):
+                variance[0, channel] = m2s[0, channel] / max(count[0, channel], 1.0)
+        if call.running_mean != 0:
+            merging.update_running(call, count[0], means[0], m2s[0])
+        fetch_add(ready, 1)
+    if at_once or not call.applies:
+        return
+    while read(ready) == 0:
+        pass
+    item = take(call, taken_again, call.reversed)
+    while item >= 0:
+        group, tile, begin, end, part = share(call, item)
+        first, channels = span(call, tile)
+        mean, var = wide[0, :channels], wide[1, :channels]
+        for channel in range(channels):
+            mean[channel] = means[group, first + channel]
+            var[channel] = m2s[group, first + channel] / max(count[group, first + channel], 1.0)
+        prepare(call, row, group, tile, numbers, wide)
+        walk(call, row, call.apply, group, tile, begin, end, keep)
+        item = take(call, taken_again, call.reversed)
 
 
 @inner
@@ -147,16 +194,19 @@ def prepare(call, row, group, tile, numbers, wide):
 
 
 @inner
-def backward_items(call, count, sums, products, partial, row, numbers, wide, keep):
-    """Takes items until none is left: the sums over their gradients, dx, or both while they are in cache."""
-    item = take(call)
+def backward(address, call, statistics, row, numbers, wide, keep):
+    """The sums over gradients, dx, or both."""
+    taken, finished, ready, taken_again = counters(address)
+    count, sums, products, _, partial, _ = statistics
+    at_once = call.parts == 1 or not call.measures
+    own = 0
+    item = take(call, taken, call.reversed and not call.measures)
     while item >= 0:
         group, tile, begin, end, part = share(call, item)
         first, channels = span(call, tile)
-        mean, var, rest, invstd = wide[0, :channels], wide[1, :channels], wide[2, :channels], wide[3, :channels]
+        prepare_given(call, row, group, tile, numbers, wide)
+        rest, invstd = wide[2, :channels], wide[3, :channels]
         sum_dz, sum_dz_xhat = wide[6, :channels], wide[7, :channels]
-        read_statistics(call, group, first, mean, var)
-        prepare(call, row, group, tile, numbers, wide)
         if call.measures:
             summed(call, row, call.add_products, group, tile, begin, end, numbers, wide, keep, sum_dz, sum_dz_xhat)
             for channel in range(channels):
@@ -167,29 +217,56 @@ def backward_items(call, count, sums, products, partial, row, numbers, wide, kee
                 else:
                     sums[group, first + channel] = sum_dz[channel]
                     products[group, first + channel] = sum_dz_xhat[channel]
-        elif call.varies:
-            for channel in range(channels):
-                sum_dz[channel] = sums[group, first + channel]
-                sum_dz_xhat[channel] = products[group, first + channel]
-        if call.applies:
-            prepare_pull(call, row, group, tile, count, numbers, wide)
+        if call.applies and at_once:
+            prepare_pull(call, row, group, tile, count, sums, products, numbers, wide)
             walk(call, row, call.input_grad, group, tile, begin, end, keep)
-        item = take(call)
+        own += 1
+        item = take(call, taken, call.reversed and not call.measures)
+    if not call.measures:
+        return
+    if is_last(call, finished, own):
+        if call.parts > 1:
+            merging.merge_sums(call, partial, sums, products)
+        for channel in range(call.channels):
+            if call.dweight != 0:
+                put(call.dweight, call.parameter_code, channel, products[0, channel])
+            if call.dbias != 0:
+                put(call.dbias, call.parameter_code, channel, sums[0, channel])
+        fetch_add(ready, 1)
+    if at_once or not call.applies:
+        return
+    while read(ready) == 0:
+        pass
+    item = take(call, taken_again, call.reversed)
+    while item >= 0:
+        group, tile, begin, end, part = share(call, item)
+        prepare_given(call, row, group, tile, numbers, wide)
+        prepare_pull(call, row, group, tile, count, sums, products, numbers, wide)
+        walk(call, row, call.input_grad, group, tile, begin, end, keep)
+        item = take(call, taken_again, call.reversed)
 
 
 @inner
-def prepare_pull(call, row, group, tile, count, numbers, wide):
+def prepare_given(call, row, group, tile, numbers, wide):
+    """`prepare` with given statistics."""
+    first, channels = span(call, tile)
+    read_statistics(call, group, first, wide[0, :channels], wide[1, :channels])
+    prepare(call, row, group, tile, numbers, wide)
+
+
+@inner
+def prepare_pull(call, row, group, tile, count, sums, products, numbers, wide):
     """Tells row kernels how the statistics pull at the gradient: dx = dz * scale + d * pull + push."""
     first, channels = span(call, tile)
     rest, invstd, scale = wide[2, :channels], wide[3, :channels], wide[4, :channels]
-    sum_dz, sum_dz_xhat, pulls, push = wide[6, :channels], wide[7, :channels], wide[8, :channels], wide[9, :channels]
+    pulls, push = wide[8, :channels], wide[9, :channels]
     row[0].pulls, row[0].push = numbers[3].ctypes.data, numbers[4].ctypes.data
     if not call.varies:
         return
     for channel in range(channels):
         number = max(count[group, first + channel], 1.0)
-        tilt = sum_dz_xhat[channel] / number * invstd[channel]
+        tilt = products[group, first + channel] / number * invstd[channel]
         pulls[channel] = -tilt * scale[channel]
-        push[channel] = (tilt * rest[channel] - sum_dz[channel] / number) * scale[channel]
+        push[channel] = (tilt * rest[channel] - sums[group, first + channel] / number) * scale[channel]
     spread_all(call, tile, pulls, numbers[3])
     spread_all(call, tile, push, numbers[4])

@@ -110,7 +110,7 @@ def settle(block, totals):
 
 
 @inner
-def take(call):
+def take(call, counter, backwards):
     """The next item that no thread has taken, from the last to the first if so asked; -1 when there is none.
 
     Items taken one after the other lie far apart. In neighbouring memory, threads would wait for each other: what one
@@ -118,12 +118,12 @@ def take(call):
     """
     lane = -(-call.items // call.threads)
     while True:
-        turn = fetch_add(call.next, 1)
+        turn = fetch_add(counter, 1)
         if turn >= lane * call.threads:
             return -1
         item = turn % call.threads * lane + turn // call.threads
         if item < call.items:
-            return call.items - 1 - item if call.reversed else item
+            return call.items - 1 - item if backwards else item
 
 
 @inner

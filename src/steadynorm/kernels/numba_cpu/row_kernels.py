@@ -63,6 +63,28 @@ def _part(values, begin, end):
     return lambda values, begin, end: values[begin:end]
 
 
+@inner
+def coefficients(row, number, columns):
+    """Memory of mean, scale and shift: one value a column, or one a row."""
+    size = _count(row, columns)
+    return (
+        memory(row.mean, size, number),
+        memory(row.scale, size, number),
+        memory(row.shift, size, number),
+    )
+
+
+@inner
+def coefficients_of(every, i, columns):
+    """Those of row i."""
+    mean, scale, shift = every
+    return (
+        coefficient(mean, i, columns),
+        coefficient(scale, i, columns),
+        coefficient(shift, i, columns),
+    )
+
+
 def chosen(value: Any, dtype: Any) -> Any:
     """The value in a dtype; None for no dtype."""
     raise NotImplementedError
@@ -163,17 +185,13 @@ def apply(variant: Variant) -> int:
         all_x, all_y = memory(row.x, _extent(row), stored), memory(row.y, _extent(row), stored)
         all_residual = memory(row.residual, _extent(row), added)
         keep = memory(row.keep, row.width, real)
-        all_mean = memory(row.mean, _count(row, columns), number)
-        all_scale = memory(row.scale, _count(row, columns), number)
-        all_shift = memory(row.shift, _count(row, columns), number)
+        given = coefficients(row, number, columns)
         slope = chosen(row.slope, slopes)
         z = memory(row.scratch, row.width, number)
         staged = memory(row.staged, row.width, stored)
         for i in range(row.rows):
             a, b = i * row.stride, i * row.stride + row.width
-            mean = coefficient(all_mean, i, columns)
-            scale = coefficient(all_scale, i, columns)
-            shift = coefficient(all_shift, i, columns)
+            mean, scale, shift = coefficients_of(given, i, columns)
             x, y = all_x[a:b], all_y[a:b]
             residual = part(all_residual, a, b)
             if smooth:
@@ -200,16 +218,12 @@ def add_products(variant: Variant) -> int:
         all_dy, all_x = memory(row.dy, _extent(row), stored), memory(row.x, _extent(row), stored)
         all_residual = memory(row.residual, _extent(row), added)
         keep = memory(row.keep, row.width, real)
-        all_mean = memory(row.mean, _count(row, columns), number)
-        all_scale = memory(row.scale, _count(row, columns), number)
-        all_shift = memory(row.shift, _count(row, columns), number)
+        given = coefficients(row, number, columns)
         slope = chosen(row.slope, slopes)
         z = memory(row.scratch, row.width, number)
         for i in range(row.rows):
             a, b = i * row.stride, i * row.stride + row.width
-            mean = coefficient(all_mean, i, columns)
-            scale = coefficient(all_scale, i, columns)
-            shift = coefficient(all_shift, i, columns)
+            mean, scale, shift = coefficients_of(given, i, columns)
             dy, x, residual = all_dy[a:b], all_x[a:b], part(all_residual, a, b)
             if smooth:
                 rows.apply(x, residual, None, mean, scale, shift, None, z)
@@ -249,9 +263,7 @@ def input_grad(variant: Variant) -> int:
         all_residual = memory(row.residual, _extent(row), added)
         all_dresidual = memory(row.dresidual, _extent(row), added)
         keep = memory(row.keep, row.width, real)
-        all_mean = memory(row.mean, _count(row, columns), number)
-        all_scale = memory(row.scale, _count(row, columns), number)
-        all_shift = memory(row.shift, _count(row, columns), number)
+        given = coefficients(row, number, columns)
         all_pulls = memory(row.pulls, _count(row, columns), number)
         all_push = memory(row.push, _count(row, columns), number)
         slope = chosen(row.slope, slopes)
@@ -259,9 +271,7 @@ def input_grad(variant: Variant) -> int:
         staged = memory(row.staged, row.width, stored)
         for i in range(row.rows):
             a, b = i * row.stride, i * row.stride + row.width
-            mean = coefficient(all_mean, i, columns)
-            scale = coefficient(all_scale, i, columns)
-            shift = coefficient(all_shift, i, columns)
+            mean, scale, shift = coefficients_of(given, i, columns)
             pulls = coefficient(all_pulls, i, columns)
             push = coefficient(all_push, i, columns)
             dy, x, dx = all_dy[a:b], all_x[a:b], all_dx[a:b]

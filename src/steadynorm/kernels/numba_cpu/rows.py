@@ -15,7 +15,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .compiling import elementwise, inner, stream_line, summing
+from .compiling import elementwise, exact, inner, stream_line, summing
 from .elements import load, normal, sigmoid, store, tanh
 
 
@@ -60,6 +60,12 @@ def _bent(value, z, slope):
     return lambda value, z, slope: (value * slope if slope != 0 else slope) if z <= 0 else value
 
 
+@exact
+def affine(d, scale, shift):
+    """z without the residual: the same bits in every loop, as its sign decides in both directions."""
+    return d * scale + shift
+
+
 # ---- sums over rows, column by column ----
 
 
@@ -93,7 +99,7 @@ def add_bent_products(dy, x, residual, keep, mean, scale, shift, slope, sums, pr
     """The same, for dz = dy through a piecewise linear activation."""
     for j in range(len(x)):
         d = kept(load(x[j]) - mean[j], keep, j)
-        z = d * scale[j] + shift[j]
+        z = affine(d, scale[j], shift[j])
         if residual is not None:
             z += load(residual[j])
         dz = kept(bent(load(dy[j]), z, slope), keep, j)
@@ -140,7 +146,7 @@ def sum_bent_products(dy, x, residual, keep, mean, scale, shift, slope, zero):
     total, products = zero, zero
     for j in range(len(x)):
         d = kept(load(x[j]) - mean, keep, j)
-        z = d * scale + shift
+        z = affine(d, scale, shift)
         if residual is not None:
             z += load(residual[j])
         dz = kept(bent(load(dy[j]), z, slope), keep, j)
@@ -156,7 +162,7 @@ def sum_bent_products(dy, x, residual, keep, mean, scale, shift, slope, zero):
 def apply(x, residual, keep, mean, scale, shift, slope, y):
     """y."""
     for j in range(len(x)):
-        z = (load(x[j]) - at(mean, j)) * at(scale, j) + at(shift, j)
+        z = affine(load(x[j]) - at(mean, j), at(scale, j), at(shift, j))
         if residual is not None:
             z += load(residual[j])
         y[j] = store(kept(bent(z, z, slope), keep, j), y[j])
@@ -166,7 +172,7 @@ def apply(x, residual, keep, mean, scale, shift, slope, y):
 def bend(dy, x, residual, keep, mean, scale, shift, slope, dz):
     """dz: dy through a piecewise linear activation, as a number to compute with."""
     for j in range(len(x)):
-        z = (load(x[j]) - at(mean, j)) * at(scale, j) + at(shift, j)
+        z = affine(load(x[j]) - at(mean, j), at(scale, j), at(shift, j))
         if residual is not None:
             z += load(residual[j])
         dz[j] = kept(bent(load(dy[j]), z, slope), keep, j)
@@ -195,7 +201,7 @@ def bend_and_pull(dy, x, keep, mean, scale, shift, slope, pulls, push, dx):
         d = load(x[j]) - at(mean, j)
         dz = load(dy[j])
         if slope is not None:
-            dz = bent(dz, d * at(scale, j) + at(shift, j), slope)
+            dz = bent(dz, affine(d, at(scale, j), at(shift, j)), slope)
         value = dz * at(scale, j) + (d * at(pulls, j) + at(push, j))
         dx[j] = store(kept(value, keep, j), dx[j])
 

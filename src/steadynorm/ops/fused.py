@@ -1,0 +1,96 @@
+"""Ordinary CPU tensors in training: one call of compiled code each way, which moves the running statistics too.
+
+What Python does for a layer, with cold caches in the midst of a network, costs more than the arithmetic of a
+medium-sized tensor; so this route has one autograd function of one output, and no operator.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..kernels import COMPILED, Apply, compiled, has_memory
+from . import changes_dresidual, differentiable_backward
+
+
+def batch_norm(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, apply: Apply, momentum: float
+) -> Tensor | None:
+    """Normalizes by the batch, moves the running statistics; None, with nothing changed, where that is not for it.
+
+    Args:
+        x: (N, C, *), dense, more than one value a channel.
+        running_mean, running_var: (C,), or both None.
+        apply: what happens to a normalized value.
+        momentum: weight of the batch in the running statistics.
+    """
+    if not _serves(x, running_mean, running_var, apply):
+        return None
+    weight, bias, _, residual, *_ = apply
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, residual)):
+        return _BatchNorm.apply(x, *apply, running_mean, running_var, momentum)
+    return compiled().train(x, apply, running_mean, running_var, momentum)[0]
+
+
+def _serves(x: Tensor, mean: Tensor | None, var: Tensor | None, apply: Apply) -> bool:
+    weight, bias, _, residual, mask, *_ = apply
+    return (
+        x.is_cpu
+        and x.dtype in COMPILED
+        and x.numel() > 0
+        and forward_ad._current_level < 0
+        and all(map(has_memory, (x, weight, bias, residual, mask)))
+        and (mean is None or var is None or (mean.dtype == var.dtype and _can_move(mean) and _can_move(var)))
+    )
+
+
+def _can_move(running: Tensor) -> bool:
+    return (
+        has_memory(running)
+        and running.is_cpu
+        and running.is_contiguous()
+        and running.dtype in COMPILED
+        and not running.requires_grad
+        and not running.is_inference()
+    )
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        residual: Tensor | None,
+        mask: Tensor | None,
+        activation: str | None,
+        negative_slope: float,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+    ) -> Tensor:
+        apply = Apply(weight, bias, eps, residual, mask, activation, negative_slope)
+        y, statistics = compiled().train(x, apply, running_mean, running_var, momentum)
+        ctx.settings = eps, activation, negative_slope
+        ctx.has_residual, changes = residual is not None, changes_dresidual(apply)
+        ctx.save_for_backward(x, statistics, weight, bias, residual if changes else None, mask)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (dy,) = grad_outputs
+        x, statistics, weight, bias, residual, mask = ctx.saved_tensors
+        eps, activation, negative_slope = ctx.settings
+        apply = Apply(weight, bias, eps, residual, mask, activation, negative_slope)
+        if torch.is_grad_enabled() or not has_memory(dy):
+            dx, dweight, dbias, dresidual = differentiable_backward(dy, x, apply)
+        else:
+            dx, dweight, dbias, dresidual = compiled().train_backward(dy, x, statistics, apply)
+        if ctx.has_residual and residual is None:
+            dresidual = dy
+        return dx, dweight, dbias, None, dresidual, *(None,) * 6
