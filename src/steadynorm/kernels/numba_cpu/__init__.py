@@ -111,11 +111,11 @@ def train(
     x = _dense(x)
     y, cut = torch.empty_like(x), _cut(x, 1)
     statistics = _statistics(4, cut.channels)
-    count, mean, m2, variance = statistics
     partial, counts = _parts(cut)
+    count, mean, m2, variance = _lines(statistics)
     memory = Memory(
         y=y,
-        shared=count[None],
+        shared=count,
         first=mean,
         second=m2,
         variance=variance,
@@ -138,13 +138,14 @@ def train_backward(
     x = _dense(x)
     dx, dresidual, cut = torch.empty_like(x), _empty_dresidual(x, apply), _cut(x, 1)
     dweight, dbias = (None if values is None else torch.empty_like(values) for values in (apply.weight, apply.bias))
-    count, mean, _, variance = statistics
-    first, second = _statistics(2, cut.channels)
+    sums = _statistics(2, cut.channels)
+    count, mean, _, variance = _lines(statistics)
+    first, second = _lines(sums)
     memory = Memory(
         dy,
         dx,
         dresidual,
-        count[None],
+        count,
         first,
         second,
         partial=_parts(cut)[0],
@@ -225,6 +226,13 @@ def _cut_shape(shape: tuple[int, ...], groups: int, channels_first: bool, fused:
     examples, channels, *rest = shape
     length = math.prod(rest)
     return tiling(groups, examples // groups, channels, length, length == 1 or not channels_first, fused)
+
+
+def _lines(statistics: Tensor) -> list[int]:
+    """Addresses of the lines of a float64 matrix."""
+    lines, columns = statistics.shape
+    first = statistics.data_ptr()
+    return [first + line * columns * 8 for line in range(lines)]
 
 
 def _statistics(*shape: int) -> Tensor:

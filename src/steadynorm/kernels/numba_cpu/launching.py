@@ -6,7 +6,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,20 +27,24 @@ VALUES_A_THREAD = 1 << 15
 """Values that take longer to compute than a further thread takes to wake."""
 
 
+Statistics = Tensor | int | None
+"""float64 (groups, channels), or of one group by its address, which costs less to name."""
+
+
 class Memory(NamedTuple):
     """What a pass reads beside x, and writes: see `call.ADDRESSES`, where `shared` is count."""
 
     dy: Tensor | None = None
     y: Tensor | None = None
     dresidual: Tensor | None = None
-    shared: Tensor | None = None
-    first: Tensor | None = None
-    second: Tensor | None = None
-    variance: Tensor | None = None
+    shared: Statistics = None
+    first: Statistics = None
+    second: Statistics = None
+    variance: Statistics = None
     partial: Tensor | None = None
     counts: Tensor | None = None
-    mean: Tensor | None = None
-    var: Tensor | None = None
+    mean: Statistics = None
+    var: Statistics = None
     running_mean: Tensor | None = None
     running_var: Tensor | None = None
     dweight: Tensor | None = None
@@ -61,7 +65,7 @@ def launch(
     """Runs a pass on x and what is given; `call` says what the kernels make of it."""
     weight, bias, eps, residual, mask, activation, negative_slope = apply
     dy, residual = _laid_out_like(memory.dy, x), _laid_out_like(residual, x)
-    count = None if memory.shared is None else as_statistics(memory.shared, cut)
+    count = as_statistics(memory.shared, cut) if isinstance(memory.shared, Tensor) else memory.shared
     mean, var, weight, bias, mask = map(_contiguous, (memory.mean, memory.var, weight, bias, mask))
     plan = _plan(kernel, cut, x.dtype, activation, residual is not None, mask is not None, measures, applies)
     threads = min(torch.get_num_threads(), plan.threads)
@@ -153,23 +157,25 @@ def _row_kernels(
     )
 
 
-def address_of(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def address_of(memory: Statistics) -> int:
+    return 0 if memory is None else memory if isinstance(memory, int) else memory.data_ptr()
 
 
 def _code(values: Tensor | None) -> int:
     return 0 if values is None else CODES[NAMES[values.dtype]]
 
 
-def _vector(values: Tensor | None) -> tuple[int, int, int]:
+def _vector(values: Statistics) -> tuple[int, int, int]:
     """Address, dtype code and step from group to group."""
     if values is None:
         return 0, 0, 0
+    if isinstance(values, int):
+        return values, CODES["float64"], 0
     return values.data_ptr(), CODES[NAMES[values.dtype]], values.shape[-1] if values.dim() == 2 else 0
 
 
-def _contiguous(values: Tensor | None) -> Tensor | None:
-    return values if values is None or values.is_contiguous() else values.contiguous()
+def _contiguous(values: Any) -> Any:
+    return values if not isinstance(values, Tensor) or values.is_contiguous() else values.contiguous()
 
 
 def _laid_out_like(values: Tensor | None, x: Tensor) -> Tensor | None:

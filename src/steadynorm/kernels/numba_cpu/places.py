@@ -6,7 +6,7 @@ import numpy as np
 
 from .compiling import carray, fetch_add, inner, pointer, summing
 
-BLOCK = 16
+BLOCK = 32
 """Rows that are summed in float32 before float64 takes over."""
 
 
