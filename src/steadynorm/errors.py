@@ -1,6 +1,6 @@
-"""Every exception steadynorm raises on purpose.
+"""Every exception steadynorm raises on purpose, and its warning.
 
-Each derives from the built-in that torch raises in the same situation, so ``except ValueError`` around a torch layer
+Each exception derives from the built-in that torch raises in the same situation, so ``except ValueError`` around a torch layer
 keeps working around ours; all share `SteadynormError`. Messages say who, expected, got and what to do.
 """
 
@@ -27,6 +27,14 @@ class UnsupportedDtypeError(SteadynormError, NotImplementedError):
 
 class BatchedStatisticsError(SteadynormError, RuntimeError):
     """Running statistics shared by the examples of a ``vmap`` cannot be updated."""
+
+
+class SynchronizationError(SteadynormError, RuntimeError):
+    """Ranks could not exchange their statistics."""
+
+
+class NonFiniteStatisticsWarning(UserWarning):
+    """A batch with an infinite or nan mean or variance reached a layer that keeps running statistics."""
 
 
 class RecordError(SteadynormError, ValueError):

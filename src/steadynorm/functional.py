@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .errors import (
-    BatchedStatisticsError,
-    ChannelMismatchError,
-    InvalidArgumentError,
-    InvalidInputError,
-    UnsupportedDtypeError,
-)
-from .kernels import ACTIVATIONS, Apply, eager, has_memory
+from .checks import check_pair, check_settings, check_tensors
+from .errors import BatchedStatisticsError, ChannelMismatchError, InvalidInputError, NonFiniteStatisticsWarning
+from .kernels import Apply, Running, eager, has_memory
+from .masks import as_mask
 from .moments import Moments
 from .ops import fused, small
 
@@ -32,7 +30,8 @@ def batch_norm(
     residual: Tensor | None = None,
     activation: str | None = None,
     negative_slope: float = 0.01,
-    name: str = "batch_norm",
+    mask: Tensor | None = None,
+    single_value: str = "raise",
 ) -> Tensor:
     r"""Normalizes each channel over the batch and all positions, then scales, shifts, adds and activates.
 
@@ -42,6 +41,9 @@ def batch_norm(
     towards them: ``running += momentum * (batch - running)``, with the variance divided by n - 1. Otherwise they are
     the running statistics. Statistics are carried in float64; sums run over float32 elements (float64 ones
     of a float64 input).
+
+    With a mask only real elements count, in statistics, gradients and running statistics; the others' output and
+    gradient are 0. A batch without any real element leaves the running statistics.
 
     Args:
         input: floating-point data (N, C, *), in any memory order; N may be 0.
@@ -56,154 +58,154 @@ def batch_norm(
         residual: added before the activation, shape of input.
         activation: one of "relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh", or None.
         negative_slope: of leaky_relu.
-        name: who speaks in error messages.
+        mask: True where an element is real: bool, (N, *) or broadcastable to it; or the integer lengths (N,) of
+            sequences (N, C, L).
+        single_value: what to do in training with one value a channel, which has no variance: "raise", as torch, or
+            "running", to normalize by the running statistics and leave them.
 
     Returns:
         Tensor of input's shape, dtype and memory order (contiguous where input is not dense).
 
     Raises:
-        InvalidInputError (a ValueError): fewer than two dimensions, or one value a channel in training.
+        InvalidInputError (a ValueError): fewer than two dimensions, one value a channel in training, or a mask of
+            another dtype or shape.
         InvalidArgumentError (a ValueError): eps, momentum or activation out of range, or one running statistic
             without the other in training.
         ChannelMismatchError (a RuntimeError): a tensor whose shape or dtype does not fit input.
         UnsupportedDtypeError (a NotImplementedError): input is not of a real floating-point dtype.
 
+    Warns:
+        NonFiniteStatisticsWarning: an infinite or nan mean or variance entered the running statistics (looked at on
+            the CPU only).
+
     Reference: Ioffe & Szegedy 2015, arXiv:1502.03167, Alg. 1 (training) and Alg. 2 (inference).
     """
-    _check_tensors(name, input, running_mean, running_var, weight, bias, residual)
-    _check_settings(name, training, momentum, eps, activation)
-    x = ops.dense(input)
-    residual = None if residual is None else ops.dense(residual)
-    apply = Apply(weight, bias, eps, residual, None, activation, negative_slope)
-    if not training:
-        if running_mean is None or running_var is None:
-            raise ChannelMismatchError(
-                f"{name}: expected running_mean and running_var for training=False, got None. "
-                "Pass both, or training=True to normalize by the batch."
-            )
-        if torch.compiler.is_compiling():
-            return _evaluate(x, running_mean, running_var, apply)
-        y = small.normalize(x, running_mean, running_var, apply)
-        return ops.normalize(x, running_mean, running_var, apply) if y is None else y
-    if (running_mean is None) != (running_var is None):
-        raise InvalidArgumentError(
-            f"{name}: expected running_mean and running_var both or neither, got only "
-            f"{'running_var' if running_mean is None else 'running_mean'}."
-        )
-    if input.numel() == input.shape[1]:
-        raise InvalidInputError(
-            f"{name}: expected more than 1 value per channel when training, got input of shape "
-            f"{tuple(input.shape)}. Use a larger batch, or eval mode for a single example."
-        )
-    compiling = torch.compiler.is_compiling()
-    if isinstance(momentum, Tensor) and not compiling and momentum.is_cpu and has_memory(momentum):
-        momentum = momentum.item()
-    if not isinstance(momentum, Tensor) and not compiling:
-        for route in (small, fused):
-            y = route.batch_norm(x, running_mean, running_var, apply, momentum)
-            if y is not None:
-                return y
-    y, moments = ops.batch_norm(x, apply)
-    if input.numel() != 0:
-        _update_running(name, running_mean, running_var, moments, momentum)
+    running = Running(running_mean, running_var, momentum)
+    apply = Apply(weight, bias, eps, residual, mask, activation, negative_slope)
+    y = step("batch_norm", input, apply, running, training, single_value)
+    if not running.finite:
+        warn_of_poison("batch_norm")
     return y
 
 
-def _update_running(
-    name: str, running_mean: Tensor | None, running_var: Tensor | None, batch: Moments, momentum: float | Tensor
-) -> None:
-    """Moves the running statistics in the moments' float64, rounded once; both, or neither if one cannot be written."""
-    if running_mean is None or running_var is None:
+def step(who: str, input: Tensor, apply: Apply, running: Running, training: bool, single_value: str = "raise") -> Tensor:
+    """`batch_norm` for a layer, which says who speaks and looks at what happened: see `Running`.
+
+    Args:
+        who: who speaks in error messages.
+        input, training, single_value: as in `batch_norm`.
+        apply: the rest of `batch_norm`'s arguments; its mask is what the user passed.
+        running: the running statistics, and what becomes of them.
+    """
+    x, apply = prepare(who, input, apply, running)
+    check_settings(who, training, running.momentum, apply.eps, apply.activation)
+    if training:
+        check_pair(who, running.mean, running.var)
+        values = values_per_channel(x, apply.mask)
+        if values == 1 and single_value == "running" and running.mean is not None:
+            training, running.untouched = False, True
+        elif values == 1:
+            raise InvalidInputError(
+                f"{who}: expected more than 1 value per channel when training, got input of shape "
+                f"{tuple(input.shape)}{'' if apply.mask is None else ' with one real element'}. Use a larger batch, "
+                'eval mode for a single example, or single_value="running".'
+            )
+    return _train(who, x, apply, running) if training else evaluate(who, x, apply, running)
+
+
+def prepare(who: str, input: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Apply]:
+    """What the user passed, checked, in dense memory, with the mask (N, 1, *)."""
+    check_tensors(who, input, running.mean, running.var, apply.weight, apply.bias, apply.residual)
+    if apply.residual is not None:
+        apply = apply._replace(residual=ops.dense(apply.residual))
+    if apply.mask is not None:
+        apply = apply._replace(mask=as_mask(who, apply.mask, input))
+    return ops.dense(input), apply
+
+
+def values_per_channel(x: Tensor, mask: Tensor | None) -> int:
+    """How many values of a channel are real; more than 1 where a mask on an accelerator would have to be waited for."""
+    if mask is None:
+        return x.numel() // x.shape[1] if x.shape[1] > 0 else 0
+    if torch.compiler.is_compiling() or not mask.is_cpu or not has_memory(mask):
+        return 2
+    return int(mask.sum())
+
+
+def evaluate(who: str, x: Tensor, apply: Apply, running: Running) -> Tensor:
+    """Normalizes prepared data by the running statistics."""
+    if running.mean is None or running.var is None:
+        raise ChannelMismatchError(
+            f"{who}: expected running_mean and running_var for training=False, got None. "
+            "Pass both, or training=True to normalize by the batch."
+        )
+    if torch.compiler.is_compiling():
+        return _evaluate_for_compiler(x, running.mean, running.var, apply)
+    y = small.normalize(x, running.mean, running.var, apply)
+    return ops.normalize(x, running.mean, running.var, apply) if y is None else y
+
+
+def _train(who: str, x: Tensor, apply: Apply, running: Running) -> Tensor:
+    """Normalizes prepared data by the batch, and moves the running statistics or collects the batch's moments."""
+    momentum, compiling = running.momentum, torch.compiler.is_compiling()
+    if isinstance(momentum, Tensor) and not compiling and momentum.is_cpu and has_memory(momentum):
+        running.momentum = momentum = momentum.item()
+    if not isinstance(momentum, Tensor) and not compiling and not running.collects:
+        for route in (small, fused):
+            y = route.batch_norm(x, apply, running)
+            if y is not None:
+                return y
+    y, moments = ops.batch_norm(x, apply)
+    if running.collects:
+        running.batch = moments
+    if x.numel() != 0:
+        update_running(who, running, moments)
+    return y
+
+
+def update_running(who: str, running: Running, batch: Moments) -> None:
+    """Moves the running statistics towards the batch's moments (1, C), in their float64, rounded once.
+
+    Both move, or neither if one cannot be written. Channels of fewer than two values keep theirs. Guarded statistics
+    stay where a moment is not finite.
+    """
+    if running.mean is None or running.var is None:
         return
+    real = batch.count[0] > 1
+    finite = (batch.mean.isfinite() & batch.m2.isfinite()).all()
+    if running.guarded:
+        real = real & finite
     moved: list[tuple[Tensor, Tensor]] = []
     try:
-        for running, new in ((running_mean, batch.mean), (running_var, batch.var_unbiased)):
-            old = running.to(new.dtype, copy=True)
-            running.copy_(old * (1 - momentum) + new[0].detach() * momentum)
-            moved.append((running, old))
+        for kept, new in ((running.mean, batch.mean), (running.var, batch.var_unbiased)):
+            old = kept.to(new.dtype, copy=True)
+            kept.copy_(torch.where(real, old * (1 - running.momentum) + new[0].detach() * running.momentum, old))
+            moved.append((kept, old))
     except RuntimeError as error:
-        for running, old in moved:
-            running.copy_(old)
+        for kept, old in moved:
+            kept.copy_(old)
         if "vmap" not in str(error):
             raise
         raise BatchedStatisticsError(
-            f"{name}: expected running statistics for each of vmap's examples, got one set that all would update. "
+            f"{who}: expected running statistics for each of vmap's examples, got one set that all would update. "
             "Stack them (torch.func.stack_module_state), or build the layer with track_running_stats=False."
         ) from error
+    if not torch.compiler.is_compiling() and finite.is_cpu and has_memory(finite):
+        running.finite = bool(finite)
 
 
-def _evaluate(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
+def warn_of_poison(who: str, remedy: str = "") -> None:
+    """Warns that moments which are not finite have entered running statistics."""
+    warnings.warn(
+        f"{who}: the batch's mean or variance is not finite, and so are the running statistics from now on. "
+        f"Look for inf or nan in the input.{remedy}",
+        NonFiniteStatisticsWarning,
+        stacklevel=4,
+    )
+
+
+def _evaluate_for_compiler(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
     """Inference in torch's own operators, which a compiler fuses and an exported program runs anywhere."""
     y = F.batch_norm(x, mean, var, apply.weight, apply.bias, False, 0.0, apply.eps)
-    return eager.activate(y if apply.residual is None else y + apply.residual, apply)
-
-
-def _check_tensors(
-    who: str,
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-) -> None:
-    shape = tuple(input.shape)
-    if len(shape) < 2:
-        raise InvalidInputError(f"{who}: expected an input (N, C, *), got {len(shape)}-D input of shape {shape}.")
-    if not input.is_floating_point():
-        raise UnsupportedDtypeError(
-            f"{who}: expected a floating-point input, got {input.dtype} of shape {shape}. "
-            "Convert it with input.float()."
-        )
-    channels = shape[1]
-    named = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
-    for name, tensor in named.items():
-        if tensor is None:
-            continue
-        if tensor.dim() != 1 or tensor.shape[0] != channels:
-            raise ChannelMismatchError(
-                f"{who}: expected {name} with one value for each of the {channels} channels of the input of shape "
-                f"{shape}, got {name} of shape {tuple(tensor.shape)}."
-            )
-        if tensor.dtype != input.dtype and (tensor.dtype != torch.float32 or input.dtype == torch.float64):
-            raise ChannelMismatchError(
-                f"{who}: expected {name} of the input's dtype {input.dtype} (or float32 for 16-bit inputs), "
-                f"got {tensor.dtype}. Convert one of them with .to(dtype)."
-            )
-    if residual is not None and (residual.shape != input.shape or residual.dtype != input.dtype):
-        raise ChannelMismatchError(
-            f"{who}: expected a residual of the input's shape {shape} and dtype {input.dtype}, "
-            f"got shape {tuple(residual.shape)} and dtype {residual.dtype}. Convert it with residual.to(input.dtype), "
-            "or add it after the layer."
-        )
-
-
-def _check_settings(who: str, training: bool, momentum: float | Tensor, eps: float, activation: str | None) -> None:
-    check_eps(who, eps, training)
-    check_momentum(who, momentum)
-    check_activation(who, activation)
-
-
-def check_eps(who: str, eps: float, training: bool = False) -> None:
-    """Raises InvalidArgumentError for an eps that is negative or nan, or 0 in training."""
-    if not eps >= 0 or (training and eps == 0):
-        bound = "> 0 in training" if training else ">= 0"
-        raise InvalidArgumentError(f"{who}: expected eps {bound}, got {eps}. The usual value is 1e-5.")
-
-
-def check_momentum(who: str, momentum: float | Tensor) -> None:
-    """Raises InvalidArgumentError for a momentum outside [0, 1]."""
-    if not isinstance(momentum, Tensor) and not 0 <= momentum <= 1:
-        raise InvalidArgumentError(
-            f"{who}: expected momentum in [0, 1], got {momentum}. It is the weight of the new batch: 0.1 here is 0.9 "
-            "in Keras."
-        )
-
-
-def check_activation(who: str, activation: str | None) -> None:
-    """Raises InvalidArgumentError for an activation no kernel applies."""
-    if activation is not None and activation not in ACTIVATIONS:
-        raise InvalidArgumentError(
-            f"{who}: expected activation None or one of {', '.join(ACTIVATIONS)}, got {activation!r}. "
-            "Put any other activation after the layer."
-        )
+    y = eager.activate(y if apply.residual is None else y + apply.residual, apply)
+    return y if apply.mask is None else torch.where(apply.mask, y, 0)

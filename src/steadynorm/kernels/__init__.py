@@ -20,12 +20,15 @@ differentiable, every derivative beyond the first.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..moments import Moments
 
 ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh")
 """Activations a kernel can apply: torch's functions of these names with their default arguments."""
@@ -62,6 +65,31 @@ class Gradients(NamedTuple):
     weight: Tensor
     bias: Tensor
     residual: Tensor | None
+
+
+@dataclass
+class Running:
+    """What a training step does beside normalizing: running statistics that move, and what it found.
+
+    Attributes:
+        mean: running mean (C,), or None.
+        var: running variance (C,), or None; both move towards the batch's, or neither.
+        momentum: weight of the batch in them, in [0, 1]; a number or a 0-d tensor.
+        guarded: they stay where the batch's mean or variance is not finite.
+        collects: `batch` is wanted.
+        untouched: set where the batch has one value a channel, and the running statistics normalized it.
+        finite: whether the batch's moments were finite; set by whoever moves the statistics, True where nobody looked.
+        batch: the batch's moments (1, C), set where they are wanted.
+    """
+
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    momentum: float | Tensor = 0.1
+    guarded: bool = False
+    collects: bool = False
+    untouched: bool = False
+    finite: bool = True
+    batch: Moments | None = None
 
 
 def serving(x: Tensor, *others: Tensor | None) -> ModuleType:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 import torch.fx
 from torch import Tensor
 
+from ..checks import check_activation, check_eps, check_momentum, check_single_value
 from ..errors import ChannelMismatchError, InvalidInputError
-from ..functional import batch_norm, check_activation, check_eps, check_momentum
-from ..moments import statistics_dtype
+from ..functional import step, warn_of_poison
+from ..kernels import Apply, Running
+from ..moments import Moments, statistics_dtype
+
+_NARROW = (torch.float16, torch.bfloat16)
 
 
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     """What the three layers share; they differ in the shapes they take."""
 
     _shapes: ClassVar[dict[int, str]]
+    _guard: Callable[[Any], None] | None = None
+    """Told of a batch that is not finite and was kept out of the running statistics: see statistics/guard."""
+    _collector: Callable[[Any, Moments], None] | None = None
+    """Given the batch's moments instead of the running statistics: see statistics/accumulate."""
+    _warned = False
 
     def __init__(
         self,
@@ -31,6 +41,7 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         bias: bool = True,
         activation: str | None = None,
         negative_slope: float = 0.01,
+        single_value: str = "raise",
     ) -> None:
         name = type(self).__name__
         if num_features < 0:
@@ -39,44 +50,91 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if momentum is not None:
             check_momentum(name, momentum)
         check_activation(name, activation)
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        check_single_value(name, single_value)
+        wide = torch.float32 if dtype in _NARROW else dtype
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, wide, bias=bias)
+        self.single_value = single_value
         self.activation = activation
         self.negative_slope = negative_slope
 
-    def forward(self, input: Tensor, *, residual: Tensor | None = None) -> Tensor:
-        """Normalizes `input`, adds `residual` (same shape) if given, and applies the activation."""
+    def forward(self, input: Tensor, *, mask: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """Normalizes `input`, adds `residual` (same shape) if given, and applies the activation.
+
+        `mask` says which elements are real: bool, (N, *) or broadcastable to it, or the lengths (N,) of sequences.
+        """
         if isinstance(input, torch.fx.Proxy):
-            return self._record(input, residual)
+            return self._record(input, mask, residual)
         self._check_input_dim(input)
-        batches = self.num_batches_tracked if self.training and self.track_running_stats else None
+        batches = self.num_batches_tracked if self._moves() else None
+        running = self._running(batches)
+        apply = Apply(self.weight, self.bias, self.eps, residual, mask, self.activation, self.negative_slope)
+        y = self._step(input, apply, running)
+        if batches is not None and not running.untouched:
+            self._after(running, batches)
+        return y
+
+    def _moves(self) -> bool:
+        """Whether this forward moves running statistics: not when it recomputes activations inside a backward pass."""
+        return (
+            self.training
+            and self.track_running_stats
+            and (torch.compiler.is_compiling() or torch._C._current_graph_task_id() < 0)
+        )
+
+    def _running(self, batches: Tensor | None) -> Running:
+        """The running statistics: those that move, or in eval mode those that normalize."""
+        if self.training and batches is None:
+            return Running()
         momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
         if batches is not None and self.momentum is None:
             momentum = torch.reciprocal(batches.to(statistics_dtype(batches.device)) + 1)
-        updates = not self.training or self.track_running_stats
-        y = batch_norm(
-            input,
-            self.running_mean if updates else None,
-            self.running_var if updates else None,
-            self.weight,
-            self.bias,
-            training=self.training or (self.running_mean is None and self.running_var is None),
-            momentum=momentum,
-            eps=self.eps,
-            residual=residual,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-            name=self._speaker(),
-        )
-        if batches is not None:
-            batches.add_(1)
-        return y
+        guarded, collects = self._guard is not None, batches is not None and self._collector is not None
+        if collects:
+            return Running(collects=True)
+        return Running(self.running_mean, self.running_var, momentum, guarded)
 
-    def _record(self, input: torch.fx.Proxy, residual: Any) -> Any:
+    def _step(self, input: Tensor, apply: Apply, running: Running) -> Tensor:
+        """Normalizes; what a layer with statistics of another kind does differently."""
+        by_batch = self.training or (running.mean is None and running.var is None)
+        return step(self._speaker(), input, apply, running, by_batch, self.single_value)
+
+    def _after(self, running: Running, batches: Tensor) -> None:
+        """Counts the batch, or hands it over; says so where it was not finite."""
+        if running.batch is not None and self._collector is not None:
+            self._collector(self, running.batch)
+            return
+        if not running.finite:
+            if self._guard is not None:
+                self._guard(self)
+                return
+            if not self._warned:
+                self._warned = True
+                warn_of_poison(self._speaker(), " steadynorm.guard_statistics keeps such batches out.")
+        batches.add_(1)
+
+    def _record(self, input: torch.fx.Proxy, mask: Any, residual: Any) -> Any:
         """The layer as one node of a graph traced by torch.fx, which treats only torch's own modules so by itself."""
         path = input.tracer.path_of_module(self)  # type: ignore[attr-defined]
-        return input.tracer.create_proxy(
-            "call_module", path, (input,), {} if residual is None else {"residual": residual}
-        )
+        given = {name: value for name, value in (("mask", mask), ("residual", residual)) if value is not None}
+        return input.tracer.create_proxy("call_module", path, (input,), given)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """As torch's, but no parameter or buffer becomes 16-bit: a cast moves it and leaves its dtype."""
+
+        def widely(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            narrowed = new.dtype in _NARROW and tensor.dtype not in _NARROW
+            return tensor.detach().to(new.device, torch.float32) if narrowed else new
+
+        return super()._apply(widely, recurse)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """As torch's; 16-bit values are widened, which matters where they are to become the parameters (assign=True)."""
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            value = state_dict.get(prefix + name)
+            if isinstance(value, Tensor) and value.dtype in _NARROW:
+                state_dict[prefix + name] = value.float()
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self) -> str:
         if self.activation is None:
@@ -122,13 +180,21 @@ class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
         track_running_stats: keep running_mean and running_var, each (C,), and num_batches_tracked. Without them the
             batch's statistics normalize in eval mode too.
         device: of parameters and buffers.
-        dtype: of parameters and buffers. 16-bit inputs go with parameters of their dtype or float32.
+        dtype: of parameters and buffers, which are float32 for a 16-bit dtype, also after `.half()` or `.bfloat16()`:
+            16-bit running statistics would stand still. 16-bit inputs go with them.
         bias: with affine, learn a bias too.
         activation: applied inside the layer: "relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh", or None.
         negative_slope: of leaky_relu.
+        single_value: what to do in train mode with one value a channel: "raise", as torch, or "running", to normalize
+            by the running statistics and leave them.
 
     Shape:
         input and residual: (N, C, H, W), in any memory order. Output: the same, with the input's dtype and order.
+        mask: bool, (N, H, W) or broadcastable to it, True where an element is real. Only real elements count; the
+            others' output and gradient are 0. `BatchNorm1d` also takes the integer lengths (N,) of sequences (N, C, L).
+
+    A forward inside a backward pass (activation checkpointing) does not move the running statistics again. The first
+    batch whose mean or variance is not finite warns (NonFiniteStatisticsWarning): it has entered them.
 
     Raises:
         InvalidArgumentError (a ValueError): eps, momentum or activation out of range.

@@ -12,27 +12,24 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ..kernels import COMPILED, Apply, compiled, has_memory
+from ..kernels import COMPILED, Apply, Running, compiled, has_memory
 from . import changes_dresidual, differentiable_backward
 
 
-def batch_norm(
-    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, apply: Apply, momentum: float
-) -> Tensor | None:
+def batch_norm(x: Tensor, apply: Apply, running: Running) -> Tensor | None:
     """Normalizes by the batch, moves the running statistics; None, with nothing changed, where that is not for it.
 
     Args:
         x: (N, C, *), dense, more than one value a channel.
-        running_mean, running_var: (C,), or both None.
         apply: what happens to a normalized value.
-        momentum: weight of the batch in the running statistics.
+        running: the running statistics; its momentum is a number.
     """
-    if not _serves(x, running_mean, running_var, apply):
+    if not _serves(x, running.mean, running.var, apply):
         return None
     weight, bias, _, residual, *_ = apply
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, residual)):
-        return _BatchNorm.apply(x, *apply, running_mean, running_var, momentum)
-    return compiled().train(x, apply, running_mean, running_var, momentum)[0]
+        return _BatchNorm.apply(x, *apply, running)
+    return compiled().train(x, apply, running)[0]
 
 
 def _serves(x: Tensor, mean: Tensor | None, var: Tensor | None, apply: Apply) -> bool:
@@ -70,12 +67,10 @@ class _BatchNorm(torch.autograd.Function):
         mask: Tensor | None,
         activation: str | None,
         negative_slope: float,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: float,
+        running: Running,
     ) -> Tensor:
         apply = Apply(weight, bias, eps, residual, mask, activation, negative_slope)
-        y, statistics = compiled().train(x, apply, running_mean, running_var, momentum)
+        y, statistics = compiled().train(x, apply, running)
         ctx.settings = eps, activation, negative_slope
         ctx.has_residual, changes = residual is not None, changes_dresidual(apply)
         ctx.save_for_backward(x, statistics, weight, bias, residual if changes else None, mask)
@@ -93,4 +88,4 @@ class _BatchNorm(torch.autograd.Function):
             dx, dweight, dbias, dresidual = compiled().train_backward(dy, x, statistics, apply)
         if ctx.has_residual and residual is None:
             dresidual = dy
-        return dx, dweight, dbias, None, dresidual, *(None,) * 6
+        return dx, dweight, dbias, None, dresidual, *(None,) * 4

@@ -12,31 +12,28 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..kernels import Apply, compiled, has_memory
+from ..kernels import Apply, Running, compiled, has_memory
 from . import differentiable_backward
 
 LARGEST = 1 << 17
 """Values up to which torch's operator is faster."""
 
 
-def batch_norm(
-    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, apply: Apply, momentum: float
-) -> Tensor | None:
+def batch_norm(x: Tensor, apply: Apply, running: Running) -> Tensor | None:
     """Normalizes by the batch, moves the running statistics; None, with nothing changed, where that is not for torch.
 
     Args:
         x: (N, C, *), more than one value a channel.
-        running_mean, running_var: (C,), or both None.
         apply: what happens to a normalized value.
-        momentum: weight of the batch in the running statistics.
+        running: the running statistics; its momentum is a number.
     """
-    if not _is_for_torch(x, running_mean, running_var, apply):
+    if not _is_for_torch(x, running.mean, running.var, apply):
         return None
     weight, bias, eps, *_ = apply
     y, mean, invstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
     if mean.dtype is not torch.float32:  # statistics of 16-bit data without parameters
         return None
-    if not compiled().accepts(mean, invstd, running_mean, running_var, x.numel(), eps, momentum):
+    if not compiled().accepts(mean, invstd, running.mean, running.var, x.numel(), eps, float(running.momentum)):
         return None
     if y.grad_fn is not None:
         y.grad_fn.register_hook(partial(_replace, x, weight, bias, eps))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...moments import Moments
-from .. import Apply, Gradients
+from .. import Apply, Gradients, Running
 from . import entries
 from .call import PACK_VERDICT
 from .compiling import cache_folder, numba_version
@@ -100,9 +100,7 @@ def backward(
     return Gradients(dx, sum_dz_xhat, sum_dz, dresidual)
 
 
-def train(
-    x: Tensor, apply: Apply, running_mean: Tensor | None, running_var: Tensor | None, momentum: float
-) -> tuple[Tensor, Tensor]:
+def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor]:
     """`forward` of one group that moves the running statistics too, contiguous (C,) of one dtype, or both None.
 
     Returns:
@@ -121,13 +119,14 @@ def train(
         variance=variance,
         partial=partial,
         counts=counts,
-        running_mean=running_mean,
-        running_var=running_var,
-        momentum=momentum,
+        running_mean=running.mean,
+        running_var=running.var,
+        momentum=float(running.momentum),
+        guarded=running.guarded,
     )
-    launch(entries.forward, x, cut, apply, memory, measures=True, applies=True)
-    if running_mean is not None and running_var is not None:
-        torch.autograd.graph.increment_version((running_mean, running_var))
+    running.finite = launch(entries.forward, x, cut, apply, memory, measures=True, applies=True)
+    if running.mean is not None and running.var is not None:
+        torch.autograd.graph.increment_version((running.mean, running.var))
     return y, statistics
 
 

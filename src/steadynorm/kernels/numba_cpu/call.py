@@ -8,9 +8,9 @@ import numpy as np
 
 from .tiling import Tiling
 
-COUNTERS = ("taken", "finished", "ready", "taken_again")
-"""How many items threads have taken and finished, whether what all of them found is merged, and how many items have
-been taken for the second time. They begin at 0."""
+COUNTERS = ("taken", "finished", "ready", "taken_again", "poisoned")
+"""How many items threads have taken and finished, whether what all of them found is merged, how many items have
+been taken for the second time, and whether the batch's moments are not finite. They begin at 0."""
 ADDRESSES = (
     *("dy", "x", "residual", "mask", "y", "dresidual", "count", "first", "second", "variance", "partial", "counts"),
     *("running_mean", "running_var", "dweight", "dbias"),
@@ -26,9 +26,10 @@ GIVEN = (
     *COUNTERS,
     *ADDRESSES,
     *(f"{name}{part}" for name in VECTORS for part in ("", "_code", "_step")),
-    *("running_code", "parameter_code", "measures", "applies", "varies", "threads"),
+    *("running_code", "guarded", "parameter_code", "measures", "applies", "varies", "threads"),
 )
-"""What differs from call to call. The flags say whether statistics (or sums) are taken, the output (or dx) is written,
+"""What differs from call to call. The flags say whether moments that are not finite leave running statistics where they
+are, whether statistics (or sums) are taken, the output (or dx) is written,
 and statistics depend on x."""
 NUMBERS = ("eps", "slope", "momentum")
 KERNELS = ("add_values", "add_moments", "apply", "add_products", "input_grad")

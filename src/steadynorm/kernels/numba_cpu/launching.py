@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from .tiling import Tiling
 NAMES = {getattr(torch, name): name for name in STORED}
 """Dtypes the kernels know, and what they call them."""
 NOTHING_TAKEN = (0,) * len(COUNTERS)
+POISONED = struct.Struct("q")
 VALUES_A_THREAD = 1 << 15
 """Values that take longer to compute than a further thread takes to wake."""
 
@@ -50,6 +52,7 @@ class Memory(NamedTuple):
     dweight: Tensor | None = None
     dbias: Tensor | None = None
     momentum: float = 0.0
+    guarded: bool = False
 
 
 def launch(
@@ -61,8 +64,12 @@ def launch(
     *,
     measures: bool = False,
     applies: bool = False,
-) -> None:
-    """Runs a pass on x and what is given; `call` says what the kernels make of it."""
+) -> bool:
+    """Runs a pass on x and what is given; `call` says what the kernels make of it.
+
+    Returns:
+        Whether the moments are finite, as far as running statistics move.
+    """
     weight, bias, eps, residual, mask, activation, negative_slope = apply
     dy, residual = _laid_out_like(memory.dy, x), _laid_out_like(residual, x)
     count = as_statistics(memory.shared, cut) if isinstance(memory.shared, Tensor) else memory.shared
@@ -84,6 +91,7 @@ def launch(
         *_vector(weight),
         *_vector(bias),
         _code(memory.running_mean),
+        memory.guarded,
         _code(dbias if dweight is None else dweight),
         measures,
         applies,
@@ -95,6 +103,7 @@ def launch(
     )
     call[PACK_GIVEN.size :] = plan.packed
     run(plan.entry, call, threads)
+    return not POISONED.unpack_from(call, 8 * COUNTERS.index("poisoned"))[0]
 
 
 class Plan(NamedTuple):

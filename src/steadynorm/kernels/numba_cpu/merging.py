@@ -48,17 +48,28 @@ def merge_sums(call, partial, sum_dz, sum_dz_xhat):
 
 
 @inner
+def all_finite(mean, m2):
+    for channel in range(len(mean)):
+        if not (math.isfinite(mean[channel]) and math.isfinite(m2[channel])):
+            return False
+    return True
+
+
+@inner
 def update_running(call, count, mean, m2):
-    """Moves running statistics towards a batch's, the variance divided by n - 1; rounded once."""
+    """Moves running statistics towards a batch's, the variance divided by n - 1; rounded once.
+
+    A channel of fewer than two values keeps its own.
+    """
     for channel in range(call.channels):
         spare = count[channel] - 1
-        var = m2[channel] / spare if spare > 0 else math.nan
-        old_mean = value(call.running_mean, call.running_code, channel, 0.0)
-        old_var = value(call.running_var, call.running_code, channel, 1.0)
-        new_mean = old_mean * (1 - call.momentum) + mean[channel] * call.momentum
-        new_var = old_var * (1 - call.momentum) + var * call.momentum
-        put(call.running_mean, call.running_code, channel, new_mean)
-        put(call.running_var, call.running_code, channel, new_var)
+        if spare > 0:
+            old_mean = value(call.running_mean, call.running_code, channel, 0.0)
+            old_var = value(call.running_var, call.running_code, channel, 1.0)
+            new_mean = old_mean * (1 - call.momentum) + mean[channel] * call.momentum
+            new_var = old_var * (1 - call.momentum) + m2[channel] / spare * call.momentum
+            put(call.running_mean, call.running_code, channel, new_mean)
+            put(call.running_var, call.running_code, channel, new_var)
 
 
 @inner

@@ -79,7 +79,7 @@ def spread_all(call, tile, values, row_of_numbers):
 @inner
 def counters(address):
     """Addresses of the counters of a call, which are its first fields."""
-    return address, address + 8, address + 16, address + 24
+    return address, address + 8, address + 16, address + 24, address + 32
 
 
 @inner
@@ -91,7 +91,7 @@ def is_last(call, finished, own):
 @inner
 def forward(address, call, statistics, row, numbers, wide, keep):
     """Moments, output, or both."""
-    taken, finished, ready, taken_again = counters(address)
+    taken, finished, ready, taken_again, poisoned = counters(address)
     count, means, m2s, variance, partial, counts = statistics
     at_once = call.parts == 1 or not call.measures
     own = 0
@@ -129,7 +129,11 @@ def forward(address, call, statistics, row, numbers, wide, keep):
             for channel in range(call.channels):
                 variance[0, channel] = m2s[0, channel] / max(count[0, channel], 1.0)
         if call.running_mean != 0:
-            merging.update_running(call, count[0], means[0], m2s[0])
+            finite = merging.all_finite(means[0], m2s[0])
+            if finite or not call.guarded:
+                merging.update_running(call, count[0], means[0], m2s[0])
+            if not finite:
+                fetch_add(poisoned, 1)
         fetch_add(ready, 1)
     if at_once or not call.applies:
         return
@@ -196,7 +200,7 @@ def prepare(call, row, group, tile, numbers, wide):
 @inner
 def backward(address, call, statistics, row, numbers, wide, keep):
     """The sums over gradients, dx, or both."""
-    taken, finished, ready, taken_again = counters(address)
+    taken, finished, ready, taken_again, _ = counters(address)
     count, sums, products, _, partial, _ = statistics
     at_once = call.parts == 1 or not call.measures
     own = 0

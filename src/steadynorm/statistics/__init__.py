@@ -1,0 +1,8 @@
+"""Control of running statistics: while a model trains, and after it."""
+
+from .accumulate import accumulate_statistics
+from .guard import guard_statistics
+from .hold import hold_statistics
+from .reduce import reduce_statistics_
+
+__all__ = ["accumulate_statistics", "guard_statistics", "hold_statistics", "reduce_statistics_"]

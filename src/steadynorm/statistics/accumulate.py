@@ -1,0 +1,98 @@
+"""Running statistics of several micro-batches move as if they were one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import InvalidArgumentError
+from ..moments import Moments, statistics_dtype
+from ..nn.batchnorm import _BatchNorm
+from ..functional import update_running
+from ..kernels import Running
+from ..walk import batch_norms
+
+
+@contextmanager
+def accumulate_statistics(model: nn.Module, k: int) -> Iterator[None]:
+    """In the context, running statistics move once for every k micro-batches, by the moments of all their values.
+
+    Without it, gradient accumulation over k micro-batches moves them k times, each time by the variance of a small
+    batch, and at k times the intended speed. **Only the running statistics** are those of the joint batch: each forward
+    still normalizes by its own micro-batch. What is left when the context ends, fewer than k, moves them once more;
+    when it ends by an exception, it is dropped.
+
+    Args:
+        model: any model; its layers that are not steadynorm's are refused.
+        k: micro-batches a step, at least 1.
+
+    Raises:
+        InvalidArgumentError (a ValueError): k below 1, no batch normalization layer, or one of torch's own.
+
+    Example::
+
+        with sn.accumulate_statistics(model, 4):
+            for step, (x, y) in enumerate(micro_batches):
+                (loss(model(x), y) / 4).backward()
+                if step % 4 == 3:
+                    optimizer.step()
+                    optimizer.zero_grad()
+    """
+    who = "accumulate_statistics"
+    if k < 1:
+        raise InvalidArgumentError(f"{who}: expected k >= 1 micro-batches a step, got {k}.")
+    layers = batch_norms(who, model)
+    for name, layer in layers.items():
+        if not isinstance(layer, _BatchNorm):
+            raise InvalidArgumentError(
+                f"{who}: expected layers of steadynorm, got {type(layer).__module__}.{type(layer).__name__} at {name!r}, "
+                "which keeps its moments to itself. Build the model with steadynorm's layers."
+            )
+        if layer._collector is not None:
+            raise InvalidArgumentError(f"{who}: {name!r} accumulates already. Leave the other context first.")
+    waiting = _Waiting(k)
+    try:
+        for layer in layers.values():
+            layer._collector = waiting  # type: ignore[assignment]
+        yield
+        waiting.flush()
+    finally:
+        for layer in layers.values():
+            del layer._collector
+
+
+class _Waiting:
+    """The moments of micro-batches, by layer, that have not moved its statistics yet."""
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        self.parts: dict[Any, list[Moments]] = {}
+
+    def __call__(self, layer: _BatchNorm, batch: Moments) -> None:
+        parts = self.parts.setdefault(layer, [])
+        parts.append(batch)
+        if len(parts) == self.k:
+            move(layer, Moments.merge(self.parts.pop(layer)))
+
+    def flush(self) -> None:
+        for layer, parts in self.parts.items():
+            move(layer, Moments.merge(parts))
+        self.parts.clear()
+
+
+@torch.no_grad()
+def move(layer: _BatchNorm, batch: Moments) -> None:
+    """Moves a layer's running statistics towards a batch's moments (1, C), as its own forward would."""
+    tracked = layer.num_batches_tracked
+    if tracked is None:
+        return
+    momentum: Any = layer.momentum
+    if momentum is None:
+        momentum = torch.reciprocal(tracked.to(statistics_dtype(tracked.device)) + 1)
+    running = Running(layer.running_mean, layer.running_var, momentum, layer._guard is not None)
+    update_running(layer._speaker(), running, batch)
+    layer._after(running, tracked)
