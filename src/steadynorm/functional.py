@@ -81,7 +81,7 @@ def batch_norm(
                 f"{name}: expected running_mean and running_var for training=False, got None. "
                 "Pass both, or training=True to normalize by the batch."
             )
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch._C._is_tracing():
             return _evaluate(x, running_mean, running_var, apply)
         y = small.normalize(x, running_mean, running_var, apply)
         return ops.normalize(x, running_mean, running_var, apply) if y is None else y
@@ -90,7 +90,7 @@ def batch_norm(
             f"{name}: expected running_mean and running_var both or neither, got only "
             f"{'running_var' if running_mean is None else 'running_mean'}."
         )
-    if input.numel() == input.shape[1]:
+    if input.numel() == input.shape[1] != 0:
         raise InvalidInputError(
             f"{name}: expected more than 1 value per channel when training, got input of shape "
             f"{tuple(input.shape)}. Use a larger batch, or eval mode for a single example."
@@ -160,6 +160,11 @@ def _check_tensors(
     for name, tensor in named.items():
         if tensor is None:
             continue
+        if tensor.device != input.device:
+            raise ChannelMismatchError(
+                f"{who}: expected {name} on the input's device {input.device}, got {tensor.device}. "
+                "Move the layer or the input with .to(device)."
+            )
         if tensor.dim() != 1 or tensor.shape[0] != channels:
             raise ChannelMismatchError(
                 f"{who}: expected {name} with one value for each of the {channels} channels of the input of shape "
@@ -170,11 +175,13 @@ def _check_tensors(
                 f"{who}: expected {name} of the input's dtype {input.dtype} (or float32 for 16-bit inputs), "
                 f"got {tensor.dtype}. Convert one of them with .to(dtype)."
             )
-    if residual is not None and (residual.shape != input.shape or residual.dtype != input.dtype):
+    if residual is None:
+        return
+    if (residual.shape, residual.dtype, residual.device) != (input.shape, input.dtype, input.device):
         raise ChannelMismatchError(
-            f"{who}: expected a residual of the input's shape {shape} and dtype {input.dtype}, "
-            f"got shape {tuple(residual.shape)} and dtype {residual.dtype}. Convert it with residual.to(input.dtype), "
-            "or add it after the layer."
+            f"{who}: expected a residual of the input's shape {shape}, dtype {input.dtype} and device {input.device}, "
+            f"got shape {tuple(residual.shape)}, dtype {residual.dtype} and device {residual.device}. Convert it with "
+            "residual.to(input), or add it after the layer."
         )
 
 

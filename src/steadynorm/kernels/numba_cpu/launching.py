@@ -84,7 +84,8 @@ def launch(
         *_vector(weight),
         *_vector(bias),
         _code(memory.running_mean),
-        _code(dbias if dweight is None else dweight),
+        _code(dweight),
+        _code(dbias),
         measures,
         applies,
         count is not None,
@@ -94,7 +95,7 @@ def launch(
         memory.momentum,
     )
     call[PACK_GIVEN.size :] = plan.packed
-    run(plan.entry, call, threads)
+    run(plan.entry, call, 1 if threads == 1 else torch.get_num_threads())
 
 
 class Plan(NamedTuple):
@@ -195,6 +196,7 @@ def as_statistics(values: Tensor, cut: Tiling) -> Tensor:
 def _cache_size() -> int:
     """Bytes of the last cache, 32 MiB where the system does not say."""
     try:
-        return os.sysconf("SC_LEVEL3_CACHE_SIZE") or 1 << 25
+        size = os.sysconf("SC_LEVEL3_CACHE_SIZE")
     except (AttributeError, ValueError, OSError):
-        return 1 << 25
+        size = 0
+    return size if size > 0 else 1 << 25

@@ -13,8 +13,11 @@ import math
 
 from . import merging
 from .coefficients import put, read_statistics, scales
-from .compiling import call_kernel, fetch_add, inner, read
+from .compiling import call_kernel, fetch_add, give_way, inner, read
 from .places import BLOCK, alike, gather, keep_row, locate, row_width, settle, share, span, spread, take
+
+SPINS = 4096
+"""Looks at what is waited for before another thread may have the processor: some microseconds."""
 
 
 @inner
@@ -89,6 +92,16 @@ def is_last(call, finished, own):
 
 
 @inner
+def wait(ready):
+    """Until the thread that finished last has merged what all found; lets others run if that takes long."""
+    turns = 0
+    while read(ready) == 0:
+        turns += 1
+        if turns % SPINS == 0:
+            give_way()
+
+
+@inner
 def forward(address, call, statistics, row, numbers, wide, keep):
     """Moments, output, or both."""
     taken, finished, ready, taken_again = counters(address)
@@ -133,8 +146,7 @@ def forward(address, call, statistics, row, numbers, wide, keep):
         fetch_add(ready, 1)
     if at_once or not call.applies:
         return
-    while read(ready) == 0:
-        pass
+    wait(ready)
     item = take(call, taken_again, call.reversed)
     while item >= 0:
         group, tile, begin, end, part = share(call, item)
@@ -229,14 +241,13 @@ def backward(address, call, statistics, row, numbers, wide, keep):
             merging.merge_sums(call, partial, sums, products)
         for channel in range(call.channels):
             if call.dweight != 0:
-                put(call.dweight, call.parameter_code, channel, products[0, channel])
+                put(call.dweight, call.dweight_code, channel, products[0, channel])
             if call.dbias != 0:
-                put(call.dbias, call.parameter_code, channel, sums[0, channel])
+                put(call.dbias, call.dbias_code, channel, sums[0, channel])
         fetch_add(ready, 1)
     if at_once or not call.applies:
         return
-    while read(ready) == 0:
-        pass
+    wait(ready)
     item = take(call, taken_again, call.reversed)
     while item >= 0:
         group, tile, begin, end, part = share(call, item)
