@@ -199,7 +199,10 @@ def prepare(call, row, group, tile, numbers, wide):
     mean, var, rest = wide[0, :channels], wide[1, :channels], wide[2, :channels]
     invstd, scale, shift = wide[3, :channels], wide[4, :channels], wide[5, :channels]
     scales(call, group, first, mean, var, numbers[0], rest, invstd, scale, shift)
-    spread_all(call, tile, mean, numbers[0])
+    origin = wide[8, :channels]
+    for channel in range(channels):
+        origin[channel] = mean[channel] - rest[channel]
+    spread_all(call, tile, origin, numbers[0])
     spread_all(call, tile, scale, numbers[1])
     spread_all(call, tile, shift, numbers[2])
     row[0].mean, row[0].scale, row[0].shift = numbers[0].ctypes.data, numbers[1].ctypes.data, numbers[2].ctypes.data
