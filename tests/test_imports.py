@@ -23,6 +23,7 @@ CHAIN = [
     {"nn"},
     {"runtime"},
     {"functional"},
+    {"checks", "masks"},
     {"ops"},
     {"kernels"},
     {"moments", "errors"},

@@ -1,9 +1,10 @@
 """steadynorm: batch normalization as complete, trustworthy software for PyTorch."""
 
-from . import functional, nn, runtime
-from .errors import SteadynormError
+from . import functional, nn, runtime, statistics
+from .errors import NonFiniteStatisticsWarning, SteadynormError
 from .moments import Moments
 from .nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .statistics import accumulate_statistics, guard_statistics, hold_statistics, reduce_statistics_
 
 __version__ = "0.1.0"
 
@@ -12,9 +13,15 @@ __all__ = [
     "BatchNorm2d",
     "BatchNorm3d",
     "Moments",
+    "NonFiniteStatisticsWarning",
     "SteadynormError",
     "__version__",
+    "accumulate_statistics",
     "functional",
+    "guard_statistics",
+    "hold_statistics",
     "nn",
+    "reduce_statistics_",
     "runtime",
+    "statistics",
 ]

@@ -31,6 +31,11 @@ def check_tensors(
     for name, tensor in named.items():
         if tensor is None:
             continue
+        if tensor.device != input.device:
+            raise ChannelMismatchError(
+                f"{who}: expected {name} on the input's device {input.device}, got {tensor.device}. "
+                "Move the layer or the input with .to(device)."
+            )
         if tensor.dim() != 1 or tensor.shape[0] != channels:
             raise ChannelMismatchError(
                 f"{who}: expected {name} with one value for each of the {channels} channels of the input of shape "
@@ -41,11 +46,13 @@ def check_tensors(
                 f"{who}: expected {name} of the input's dtype {input.dtype} (or float32 for 16-bit inputs), "
                 f"got {tensor.dtype}. Convert one of them with .to(dtype)."
             )
-    if residual is not None and (residual.shape != input.shape or residual.dtype != input.dtype):
+    if residual is None:
+        return
+    if (residual.shape, residual.dtype, residual.device) != (input.shape, input.dtype, input.device):
         raise ChannelMismatchError(
-            f"{who}: expected a residual of the input's shape {shape} and dtype {input.dtype}, "
-            f"got shape {tuple(residual.shape)} and dtype {residual.dtype}. Convert it with residual.to(input.dtype), "
-            "or add it after the layer."
+            f"{who}: expected a residual of the input's shape {shape}, dtype {input.dtype} and device {input.device}, "
+            f"got shape {tuple(residual.shape)}, dtype {residual.dtype} and device {residual.device}. Convert it with "
+            "residual.to(input), or add it after the layer."
         )
 
 

@@ -1,7 +1,7 @@
 """Every exception steadynorm raises on purpose, and its warning.
 
-Each exception derives from the built-in that torch raises in the same situation, so ``except ValueError`` around a torch layer
-keeps working around ours; all share `SteadynormError`. Messages say who, expected, got and what to do.
+Each exception derives from the built-in that torch raises in the same situation, so ``except ValueError`` around a
+torch layer keeps working around ours; all share `SteadynormError`. Messages say who, expected, got and what to do.
 """
 
 

@@ -88,7 +88,9 @@ def batch_norm(
     return y
 
 
-def step(who: str, input: Tensor, apply: Apply, running: Running, training: bool, single_value: str = "raise") -> Tensor:
+def step(
+    who: str, input: Tensor, apply: Apply, running: Running, training: bool, single_value: str = "raise"
+) -> Tensor:
     """`batch_norm` for a layer, which says who speaks and looks at what happened: see `Running`.
 
     Args:
@@ -139,7 +141,7 @@ def evaluate(who: str, x: Tensor, apply: Apply, running: Running) -> Tensor:
             f"{who}: expected running_mean and running_var for training=False, got None. "
             "Pass both, or training=True to normalize by the batch."
         )
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return _evaluate_for_compiler(x, running.mean, running.var, apply)
     y = small.normalize(x, running.mean, running.var, apply)
     return ops.normalize(x, running.mean, running.var, apply) if y is None else y

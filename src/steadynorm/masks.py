@@ -26,6 +26,10 @@ def as_mask(who: str, mask: Tensor, input: Tensor) -> Tensor:
         InvalidInputError (a ValueError): a mask of another dtype or shape, lengths out of range, or lengths of an input
             that is not (N, C, L).
     """
+    if mask.device != input.device:
+        raise InvalidInputError(
+            f"{who}: expected a mask on the input's device {input.device}, got {mask.device}. Move it with .to(device)."
+        )
     if mask.dtype == torch.bool:
         return _from_bool(who, mask, input)
     if mask.is_floating_point() or mask.is_complex():

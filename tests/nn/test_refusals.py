@@ -172,12 +172,13 @@ def test_settings_changed_later(name: str, value: Any, message: str) -> None:
 
 
 RESIDUALS = {
-    "shape": (torch.zeros(2, 3, 4, 5), r"of the input's shape \(2, 3, 4, 4\) .* got shape \(2, 3, 4, 5\) and dtype"),
-    "broadcast": (torch.zeros(1, 3, 1, 1), r"of the input's shape \(2, 3, 4, 4\) .* got shape \(1, 3, 1, 1\)"),
+    "shape": (torch.zeros(2, 3, 4, 5), r"of the input's shape \(2, 3, 4, 4\), .* got shape \(2, 3, 4, 5\), dtype"),
+    "broadcast": (torch.zeros(1, 3, 1, 1), r"of the input's shape \(2, 3, 4, 4\), .* got shape \(1, 3, 1, 1\)"),
     "dtype": (
         torch.zeros(2, 3, 4, 4, dtype=BFLOAT),
-        r"of the input's shape .* torch.float32, .* and dtype torch.bfloat16",
+        r"of the input's shape .* torch.float32 .* dtype torch.bfloat16",
     ),
+    "device": (torch.zeros(2, 3, 4, 4, device="meta"), r"of the input's shape .* device cpu, got .* device meta"),
 }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from io import BytesIO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from .cases import FIRST, LAST
+from .cases import FIRST, LAST, TRAINING
 from .record import Benchmark
 from .summary import HEADER, NETWORK_HEADER, bars, groups, networks, shares_of_memory_speed, worse_errors
 
@@ -26,11 +27,12 @@ def show(console: Console, benchmark: Benchmark) -> None:
 
 
 def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in header:
-        table.add_column(name, justify="left" if name in ("order", "dtype", "epilogue", "mode", "peer") else "right")
+        left = name in ("network", "order", "dtype", "epilogue", "mode", "peer")
+        table.add_column(name, justify="left" if left else "right", no_wrap=left)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(cell.removeprefix("channels ").replace(TRAINING, "training") for cell in row))
     return table
 
 

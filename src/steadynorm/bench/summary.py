@@ -12,7 +12,7 @@ from .providers import OURS
 from .record import Benchmark
 
 HEADER = ("order", "dtype", "epilogue", "mode", "peer", "times as fast", "worst", "cases")
-NETWORK_HEADER = ("network", "order", "mode", "no BN", "ours", "torch", "BN costs, ours", "BN costs, torch", "peak MB")
+NETWORK_HEADER = ("network", "order", "mode", "no BN, ms", "ours", "torch", "costs", "torch's", "peak MB")
 BIG = 50.0
 """Megabytes from which on no cache holds a tensor."""
 
@@ -82,22 +82,22 @@ def worse_errors(benchmark: Benchmark) -> list[str]:
 
 
 def networks(benchmark: Benchmark) -> list[tuple[str, ...]]:
-    """Milliseconds a step, and what normalization adds to the network without it."""
+    """Milliseconds a step, what normalization adds to the network without it, and peak memory, ours and torch's."""
     result = []
     for row in benchmark.networks:
         none, ours, theirs = (row["timings"][name]["median"] for name in (NONE, OURS, "torch"))
         peaks = row.get("peak_megabytes")
         result.append(
             (
-                f"ResNet-{row['depth']}, batch {row['batch']}, {row['pixels']} px",
+                f"ResNet-{row['depth']}",
                 row["order"],
                 row["mode"],
-                f"{none:.0f} ms",
-                f"{ours:.0f} ms",
-                f"{theirs:.0f} ms",
+                f"{none:.0f}",
+                f"{ours:.0f}",
+                f"{theirs:.0f}",
                 f"{ours / none - 1:+.0%}",
                 f"{theirs / none - 1:+.0%}",
-                f"{peaks[OURS]:.0f}, torch {peaks['torch']:.0f}" if peaks and peaks[OURS] else "",
+                f"{peaks[OURS]:.0f} / {peaks['torch']:.0f}" if peaks and peaks[OURS] else "",
             )
         )
     return result

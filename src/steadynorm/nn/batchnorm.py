@@ -129,7 +129,7 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         return super()._apply(widely, recurse)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """As torch's; 16-bit values are widened, which matters where they are to become the parameters (assign=True)."""
+        """As torch's; 16-bit values are widened first, which matters where they become the parameters (assign=True)."""
         for name in ("weight", "bias", "running_mean", "running_var"):
             value = state_dict.get(prefix + name)
             if isinstance(value, Tensor) and value.dtype in _NARROW:

@@ -72,6 +72,11 @@ def differentiable_backward(
     return grads.x, _shaped_like(apply.weight, grads.weight), _shaped_like(apply.bias, grads.bias), grads.residual
 
 
+def transforms_active() -> bool:
+    """Whether something other than torch's ordinary autograd follows what is computed: it must see operators."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active() or torch._C._is_tracing()
+
+
 class _Routes(NamedTuple):
     operator: Callable
     differentiable: Callable
@@ -82,12 +87,12 @@ class _Routes(NamedTuple):
 
 def _route(routes: _Routes, *arguments: Any) -> Any:
     operator, differentiable, function, plain, kernel = routes
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
         return operator(*arguments)
     if forward_ad._current_level >= 0:
         return differentiable(*arguments)
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-    if not all(map(has_memory, tensors)):
+    if torch._C._are_functorch_transforms_active() or not all(map(has_memory, tensors)):
         return function.apply(*arguments)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return plain.apply(*arguments)

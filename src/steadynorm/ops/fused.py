@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from ..kernels import COMPILED, Apply, Running, compiled, has_memory
-from . import changes_dresidual, differentiable_backward
+from . import changes_dresidual, differentiable_backward, transforms_active
 
 
 def batch_norm(x: Tensor, apply: Apply, running: Running) -> Tensor | None:
@@ -28,6 +27,8 @@ def batch_norm(x: Tensor, apply: Apply, running: Running) -> Tensor | None:
         return None
     weight, bias, _, residual, *_ = apply
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, residual)):
+        if x.is_inference():  # which autograd refuses to save, and will say so before anything has moved
+            return None
         return _BatchNorm.apply(x, *apply, running)
     return compiled().train(x, apply, running)[0]
 
@@ -38,7 +39,7 @@ def _serves(x: Tensor, mean: Tensor | None, var: Tensor | None, apply: Apply) ->
         x.is_cpu
         and x.dtype in COMPILED
         and x.numel() > 0
-        and forward_ad._current_level < 0
+        and not transforms_active()
         and all(map(has_memory, (x, weight, bias, residual, mask)))
         and (mean is None or var is None or (mean.dtype == var.dtype and _can_move(mean) and _can_move(var)))
     )
@@ -85,7 +86,8 @@ class _BatchNorm(torch.autograd.Function):
         if torch.is_grad_enabled() or not has_memory(dy):
             dx, dweight, dbias, dresidual = differentiable_backward(dy, x, apply)
         else:
-            dx, dweight, dbias, dresidual = compiled().train_backward(dy, x, statistics, apply)
+            wants_dx = ctx.needs_input_grad[0]
+            dx, dweight, dbias, dresidual = compiled().train_backward(dy, x, statistics, apply, wants_dx)
         if ctx.has_residual and residual is None:
             dresidual = dy
         return dx, dweight, dbias, None, dresidual, *(None,) * 4

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from ..errors import InvalidArgumentError
-from ..moments import Moments, statistics_dtype
-from ..nn.batchnorm import _BatchNorm
 from ..functional import update_running
 from ..kernels import Running
-from ..walk import batch_norms
+from ..moments import Moments, statistics_dtype
+from ..nn.batchnorm import _BatchNorm
+from ..walk import own_batch_norms
 
 
 @contextmanager
@@ -45,13 +45,8 @@ def accumulate_statistics(model: nn.Module, k: int) -> Iterator[None]:
     who = "accumulate_statistics"
     if k < 1:
         raise InvalidArgumentError(f"{who}: expected k >= 1 micro-batches a step, got {k}.")
-    layers = batch_norms(who, model)
+    layers = own_batch_norms(who, model)
     for name, layer in layers.items():
-        if not isinstance(layer, _BatchNorm):
-            raise InvalidArgumentError(
-                f"{who}: expected layers of steadynorm, got {type(layer).__module__}.{type(layer).__name__} at {name!r}, "
-                "which keeps its moments to itself. Build the model with steadynorm's layers."
-            )
         if layer._collector is not None:
             raise InvalidArgumentError(f"{who}: {name!r} accumulates already. Leave the other context first.")
     waiting = _Waiting(k)

@@ -6,12 +6,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from ..errors import InvalidArgumentError, NonFiniteStatisticsWarning
-from ..nn.batchnorm import _BatchNorm
-from ..walk import batch_norms
+from ..walk import own_batch_norms
 
 
 class Guard:
@@ -42,8 +40,8 @@ def guard_statistics(model: nn.Module) -> Iterator[Guard]:
     """In the context, a batch with an infinite or nan mean or variance does not enter the running statistics.
 
     It is counted, and the first one of each layer is reported by the layer's name. Everything else is as always: the
-    batch's output is what it is, so that a gradient scaler sees the overflow and skips its step. On accelerators nothing is
-    counted, as that would wait for them; the statistics are guarded all the same.
+    batch's output is what it is, so that a gradient scaler sees the overflow and skips its step. On accelerators
+    nothing is counted, as that would wait for them; the statistics are guarded all the same.
 
     Args:
         model: any model; its layers that are not steadynorm's are refused.
@@ -58,13 +56,8 @@ def guard_statistics(model: nn.Module) -> Iterator[Guard]:
         print(guard.kept_out)  # {"layer3.1.bn2": 2}
     """
     who = "guard_statistics"
-    layers = batch_norms(who, model)
+    layers = own_batch_norms(who, model)
     for name, layer in layers.items():
-        if not isinstance(layer, _BatchNorm):
-            raise InvalidArgumentError(
-                f"{who}: expected layers of steadynorm, got {type(layer).__module__}.{type(layer).__name__} at {name!r}, "
-                "which asks nobody. Build the model with steadynorm's layers."
-            )
         if layer._guard is not None:
             raise InvalidArgumentError(f"{who}: {name!r} is guarded already. Leave the other context first.")
     guard = Guard({layer: name for name, layer in layers.items()})

@@ -95,7 +95,7 @@ def _gathered(who: str, name: str, own: Tensor, group: dist.ProcessGroup | None)
         dist.all_gather(found, own, group)
     except RuntimeError as error:
         raise SynchronizationError(
-            f"{who}: ranks could not exchange the statistics of {name!r}: {error}. Look for a rank that has ended, or a "
-            "model that differs between ranks."
+            f"{who}: ranks could not exchange the statistics of {name!r}: {error}. Look for a rank that has ended, "
+            "or a model that differs between ranks."
         ) from error
     return torch.stack(found)

@@ -23,7 +23,8 @@ from .threads import pool, run
 from .tiling import Tiling, tiling
 
 __all__ = [
-    "accepts",
+    "accept",
+    "accepts_running",
     "backward",
     "cache_folder",
     "forward",
@@ -79,7 +80,7 @@ def input_grad(
     dx, dresidual = torch.empty_like(x), _empty_dresidual(x, apply)
     cut = _cut(x, groups)
     first, second = (None, None) if sums is None else (as_statistics(t, cut) for t in sums)
-    memory = Memory(dy, dx, dresidual, count, first, second, mean=mean, var=var)
+    memory = Memory(dy, dx, dresidual, None if sums is None else count, first, second, mean=mean, var=var)
     launch(entries.backward, x, cut, apply, memory, applies=True)
     return dx, dresidual
 
@@ -131,11 +132,15 @@ def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor]:
 
 
 def train_backward(
-    dy: Tensor, x: Tensor, statistics: Tensor, apply: Apply
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """`backward` of what `train` gave: dx; dweight and dbias, of their parameters' shape and dtype; dresidual."""
-    x = _dense(x)
-    dx, dresidual, cut = torch.empty_like(x), _empty_dresidual(x, apply), _cut(x, 1)
+    dy: Tensor, x: Tensor, statistics: Tensor, apply: Apply, wants_dx: bool = True
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """`backward` of what `train` gave: dx; dweight and dbias, of their parameters' shape and dtype; dresidual.
+
+    Without a residual, dx need not be wanted.
+    """
+    x, statistics = _dense(x), statistics.double().contiguous()
+    dresidual, cut = _empty_dresidual(x, apply), _cut(x, 1)
+    dx = torch.empty_like(x) if wants_dx or dresidual is not None else None
     dweight, dbias = (None if values is None else torch.empty_like(values) for values in (apply.weight, apply.bias))
     sums = _statistics(2, cut.channels)
     count, mean, _, variance = _lines(statistics)
@@ -153,11 +158,11 @@ def train_backward(
         dweight=dweight,
         dbias=dbias,
     )
-    launch(entries.backward, x, cut, apply, memory, measures=True, applies=True)
+    launch(entries.backward, x, cut, apply, memory, measures=True, applies=dx is not None)
     return dx, dweight, dbias, dresidual
 
 
-def accepts(
+def accept(
     mean: Tensor,
     invstd: Tensor,
     running_mean: Tensor | None,
@@ -168,18 +173,33 @@ def accepts(
 ) -> bool:
     """Whether torch's own operator is exact, by the float32 statistics (C,) that it took of so many values.
 
-    If so, moves the running statistics, float32 (C,) or both None. For 0 values they are running statistics themselves,
-    and `invstd` is the variance.
+    If so, moves the running statistics, float32 (C,) or both None.
     """
-    told = ctypes.create_string_buffer(PACK_VERDICT.size)
-    channels = mean.shape[0]
-    addresses = mean.data_ptr(), invstd.data_ptr(), address_of(running_mean), address_of(running_var)
-    PACK_VERDICT.pack_into(told, 0, 0, *addresses, channels, values / channels, eps, momentum)
-    run(entries.judge(), told, 1)
-    accepted = PACK_VERDICT.unpack(told)[0] == 1
+    accepted = _judge(mean, invstd, running_mean, running_var, values / mean.shape[0], eps, momentum)
     if accepted and running_mean is not None and running_var is not None:
         torch.autograd.graph.increment_version((running_mean, running_var))
     return accepted
+
+
+def accepts_running(mean: Tensor, var: Tensor, eps: float) -> bool:
+    """Whether torch's own operator is exact where it normalizes by these running statistics, float32 (C,)."""
+    return _judge(mean, var, None, None, 0, eps, 0.0)
+
+
+def _judge(
+    mean: Tensor,
+    spread: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    count: float,
+    eps: float,
+    momentum: float,
+) -> bool:
+    told = ctypes.create_string_buffer(PACK_VERDICT.size)
+    addresses = mean.data_ptr(), spread.data_ptr(), address_of(running_mean), address_of(running_var)
+    PACK_VERDICT.pack_into(told, 0, 0, *addresses, mean.shape[0], count, eps, momentum)
+    run(entries.judge(), told, 1)
+    return PACK_VERDICT.unpack(told)[0] == 1
 
 
 # ---- a pass ----

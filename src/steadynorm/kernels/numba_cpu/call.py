@@ -18,19 +18,18 @@ ADDRESSES = (
 """Of memory, 0 for none. dx goes to `y` too. The statistics of a pass are float64 (groups, channels): forward, count,
 mean (first), m2 (second) and, if wanted, variance; backward, the sums of dz (first) and of dz * xhat (second), and the
 count they are divided by. Where tiles have more than one part, those of the parts are in partial, (groups, parts, 2,
-channels), and counts, (groups, parts). Contiguous running statistics move, and gradients of the parameters are written
-(both of `running_code` or `parameter_code`), where there is one group."""
+channels), and counts, (groups, parts). Contiguous running statistics, of one dtype, move, and gradients of the
+parameters are written, where there is one group."""
 VECTORS = ("mean", "var", "weight", "bias")
 """Given values of each channel, of any dtype: an address, a dtype code, and the step from group to group."""
 GIVEN = (
     *COUNTERS,
     *ADDRESSES,
     *(f"{name}{part}" for name in VECTORS for part in ("", "_code", "_step")),
-    *("running_code", "guarded", "parameter_code", "measures", "applies", "varies", "threads"),
+    *("running_code", "guarded", "dweight_code", "dbias_code", "measures", "applies", "varies", "threads"),
 )
 """What differs from call to call. The flags say whether moments that are not finite leave running statistics where they
-are, whether statistics (or sums) are taken, the output (or dx) is written,
-and statistics depend on x."""
+are, statistics (or sums) are taken, the output (or dx) is written, and statistics depend on x."""
 NUMBERS = ("eps", "slope", "momentum")
 KERNELS = ("add_values", "add_moments", "apply", "add_products", "input_grad")
 """Addresses of the row kernels that a pass needs."""

@@ -11,6 +11,8 @@ from .elements import load, store
 
 CODES = {"float32": 1, "float64": 2, "bfloat16": 3, "float16": 4}
 """How a dtype is named in a call; 0 is no vector."""
+NEAR = 1.0
+"""Squared mean, in variances, up to which distances from 0 are as exact as those from the mean."""
 
 
 @inner
@@ -51,12 +53,16 @@ def read_statistics(call, group, first, mean, var):
 
 @inner
 def scales(call, group, first, mean, var, scratch, rest, invstd, scale, shift):
-    """What normalizes a tile; `rest`, which the shift has, is what rounding to scratch's type takes from the mean."""
+    """What normalizes a tile.
+
+    Distances are taken from the mean as scratch's type holds it, or, where it is near, from 0: that spares a rounding
+    of each value. `rest` is what the mean has beyond; the shift accounts for it.
+    """
     for channel in range(len(mean)):
         place = first + channel
-        scratch[0] = mean[channel]
-        rest[channel] = mean[channel] - scratch[0]
         invstd[channel] = 1 / math.sqrt(var[channel] + call.eps)
+        scratch[0] = 0.0 if mean[channel] * mean[channel] <= NEAR * var[channel] else mean[channel]
+        rest[channel] = mean[channel] - scratch[0]
         scale[channel] = invstd[channel] * value(call.weight, call.weight_code, group * call.weight_step + place, 1.0)
         bias = value(call.bias, call.bias_code, group * call.bias_step + place, 0.0)
         shift[channel] = bias - rest[channel] * scale[channel]

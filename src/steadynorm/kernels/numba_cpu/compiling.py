@@ -124,6 +124,21 @@ def _read(typing_context: Any, address: Any) -> Any:
 read: Any = intrinsic(_read)
 
 
+def _give_way(typing_context: Any) -> Any:
+    """Lets another thread have the processor, where the system has a call for that which C knows everywhere."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if sys.platform != "win32":
+            kind = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+give_way: Any = intrinsic(_give_way)
+
+
 def _call_kernel(typing_context: Any, kernel: Any, address: Any) -> Any:
     """Calls the C function at an address with another address."""
 

@@ -92,7 +92,8 @@ def launch(
         *_vector(bias),
         _code(memory.running_mean),
         memory.guarded,
-        _code(dbias if dweight is None else dweight),
+        _code(dweight),
+        _code(dbias),
         measures,
         applies,
         count is not None,
@@ -102,7 +103,7 @@ def launch(
         memory.momentum,
     )
     call[PACK_GIVEN.size :] = plan.packed
-    run(plan.entry, call, threads)
+    run(plan.entry, call, 1 if threads == 1 else torch.get_num_threads())
     return not POISONED.unpack_from(call, 8 * COUNTERS.index("poisoned"))[0]
 
 
@@ -204,6 +205,7 @@ def as_statistics(values: Tensor, cut: Tiling) -> Tensor:
 def _cache_size() -> int:
     """Bytes of the last cache, 32 MiB where the system does not say."""
     try:
-        return os.sysconf("SC_LEVEL3_CACHE_SIZE") or 1 << 25
+        size = os.sysconf("SC_LEVEL3_CACHE_SIZE")
     except (AttributeError, ValueError, OSError):
-        return 1 << 25
+        size = 0
+    return size if size > 0 else 1 << 25

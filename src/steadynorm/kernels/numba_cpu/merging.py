@@ -96,7 +96,7 @@ def harmless_running(mean, var, eps):
 
 @inner
 def update_by_invstd(running_mean, running_var, mean, invstd, count, eps, momentum):
-    """As `update`, from what torch keeps of a batch."""
+    """As `update_running`, from what torch keeps of a batch."""
     for channel in range(len(mean)):
         deviation = 1 / float(invstd[channel])
         var = (deviation * deviation - eps) * count / (count - 1)

@@ -13,8 +13,11 @@ import math
 
 from . import merging
 from .coefficients import put, read_statistics, scales
-from .compiling import call_kernel, fetch_add, inner, read
+from .compiling import call_kernel, fetch_add, give_way, inner, read
 from .places import BLOCK, alike, gather, keep_row, locate, row_width, settle, share, span, spread, take
+
+SPINS = 4096
+"""Looks at what is waited for before another thread may have the processor: some microseconds."""
 
 
 @inner
@@ -89,6 +92,16 @@ def is_last(call, finished, own):
 
 
 @inner
+def wait(ready):
+    """Until the thread that finished last has merged what all found; lets others run if that takes long."""
+    turns = 0
+    while read(ready) == 0:
+        turns += 1
+        if turns % SPINS == 0:
+            give_way()
+
+
+@inner
 def forward(address, call, statistics, row, numbers, wide, keep):
     """Moments, output, or both."""
     taken, finished, ready, taken_again, poisoned = counters(address)
@@ -137,8 +150,7 @@ def forward(address, call, statistics, row, numbers, wide, keep):
         fetch_add(ready, 1)
     if at_once or not call.applies:
         return
-    while read(ready) == 0:
-        pass
+    wait(ready)
     item = take(call, taken_again, call.reversed)
     while item >= 0:
         group, tile, begin, end, part = share(call, item)
@@ -191,7 +203,10 @@ def prepare(call, row, group, tile, numbers, wide):
     mean, var, rest = wide[0, :channels], wide[1, :channels], wide[2, :channels]
     invstd, scale, shift = wide[3, :channels], wide[4, :channels], wide[5, :channels]
     scales(call, group, first, mean, var, numbers[0], rest, invstd, scale, shift)
-    spread_all(call, tile, mean, numbers[0])
+    origin = wide[8, :channels]
+    for channel in range(channels):
+        origin[channel] = mean[channel] - rest[channel]
+    spread_all(call, tile, origin, numbers[0])
     spread_all(call, tile, scale, numbers[1])
     spread_all(call, tile, shift, numbers[2])
     row[0].mean, row[0].scale, row[0].shift = numbers[0].ctypes.data, numbers[1].ctypes.data, numbers[2].ctypes.data
@@ -233,14 +248,13 @@ def backward(address, call, statistics, row, numbers, wide, keep):
             merging.merge_sums(call, partial, sums, products)
         for channel in range(call.channels):
             if call.dweight != 0:
-                put(call.dweight, call.parameter_code, channel, products[0, channel])
+                put(call.dweight, call.dweight_code, channel, products[0, channel])
             if call.dbias != 0:
-                put(call.dbias, call.parameter_code, channel, sums[0, channel])
+                put(call.dbias, call.dbias_code, channel, sums[0, channel])
         fetch_add(ready, 1)
     if at_once or not call.applies:
         return
-    while read(ready) == 0:
-        pass
+    wait(ready)
     item = take(call, taken_again, call.reversed)
     while item >= 0:
         group, tile, begin, end, part = share(call, item)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 
 import torch
@@ -33,16 +33,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def run(kernel: int, call: Call, threads: int) -> None:
-    """Calls the C function at address `kernel` with the address of `call` on so many threads, this one included."""
+    """Calls the C function at address `kernel` with the address of `call` on so many threads, this one included.
+
+    GNU OpenMP is always asked for as many as torch asks for: it ends and begins threads when that number changes.
+    """
     if threads <= 1 or _forked:
         function(kernel)(call)
     elif (parallel := _openmp()) is not None:
         parallel(kernel, call, threads, 0)
     else:
-        others = [_pool(threads - 1).submit(function(kernel), call) for _ in range(threads - 1)]
-        function(kernel)(call)
-        for other in others:
-            other.result()
+        others = [_pool().submit(function(kernel), call) for _ in range(threads - 1)]
+        try:
+            function(kernel)(call)
+        finally:  # a thread that has begun reads memory of the caller
+            wait(other for other in others if not other.cancel())
 
 
 def pool() -> str:
@@ -70,5 +74,5 @@ def _openmp() -> Callable[[int, Call, int, int], None] | None:
 
 
 @lru_cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="steadynorm")
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="steadynorm")
