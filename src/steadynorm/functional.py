@@ -152,16 +152,17 @@ def _train(who: str, x: Tensor, apply: Apply, running: Running) -> Tensor:
     momentum, compiling = running.momentum, torch.compiler.is_compiling()
     if isinstance(momentum, Tensor) and not compiling and momentum.is_cpu and has_memory(momentum):
         running.momentum = momentum = momentum.item()
+    moving = running if running.moves and not running.collects else Running()
     if not isinstance(momentum, Tensor) and not compiling and not running.collects:
         for route in (small, fused):
-            y = route.batch_norm(x, apply, running)
+            y = route.batch_norm(x, apply, moving)
             if y is not None:
                 return y
     y, moments = ops.batch_norm(x, apply)
     if running.collects:
         running.batch = moments
     if x.numel() != 0:
-        update_running(who, running, moments)
+        update_running(who, moving, moments)
     return y
 
 

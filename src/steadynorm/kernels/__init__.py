@@ -75,8 +75,9 @@ class Running:
         mean: running mean (C,), or None.
         var: running variance (C,), or None; both move towards the batch's, or neither.
         momentum: weight of the batch in them, in [0, 1]; a number or a 0-d tensor.
+        moves: whether they move.
         guarded: they stay where the batch's mean or variance is not finite.
-        collects: `batch` is wanted.
+        collects: `batch` is wanted, instead of moving them.
         untouched: set where the batch has one value a channel, and the running statistics normalized it.
         finite: whether the batch's moments were finite; set by whoever moves the statistics, True where nobody looked.
         batch: the batch's moments (1, C), set where they are wanted.
@@ -85,6 +86,7 @@ class Running:
     mean: Tensor | None = None
     var: Tensor | None = None
     momentum: float | Tensor = 0.1
+    moves: bool = True
     guarded: bool = False
     collects: bool = False
     untouched: bool = False

@@ -82,16 +82,13 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         )
 
     def _running(self, batches: Tensor | None) -> Running:
-        """The running statistics: those that move, or in eval mode those that normalize."""
-        if self.training and batches is None:
-            return Running()
+        """The running statistics, which move where batches are counted."""
         momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
         if batches is not None and self.momentum is None:
             momentum = torch.reciprocal(batches.to(statistics_dtype(batches.device)) + 1)
-        guarded, collects = self._guard is not None, batches is not None and self._collector is not None
-        if collects:
-            return Running(collects=True)
-        return Running(self.running_mean, self.running_var, momentum, guarded)
+        moves, guarded = batches is not None, self._guard is not None
+        collects = moves and self._collector is not None
+        return Running(self.running_mean, self.running_var, momentum, moves, guarded, collects)
 
     def _step(self, input: Tensor, apply: Apply, running: Running) -> Tensor:
         """Normalizes; what a layer with statistics of another kind does differently."""

@@ -88,6 +88,6 @@ def move(layer: _BatchNorm, batch: Moments) -> None:
     momentum: Any = layer.momentum
     if momentum is None:
         momentum = torch.reciprocal(tracked.to(statistics_dtype(tracked.device)) + 1)
-    running = Running(layer.running_mean, layer.running_var, momentum, layer._guard is not None)
+    running = Running(layer.running_mean, layer.running_var, momentum, guarded=layer._guard is not None)
     update_running(layer._speaker(), running, batch)
     layer._after(running, tracked)
