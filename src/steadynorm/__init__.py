@@ -3,7 +3,7 @@
 from . import functional, nn, runtime, statistics
 from .errors import NonFiniteStatisticsWarning, SteadynormError
 from .moments import Moments
-from .nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
 from .statistics import accumulate_statistics, guard_statistics, hold_statistics, reduce_statistics_
 
 __version__ = "0.1.0"
@@ -15,6 +15,7 @@ __all__ = [
     "Moments",
     "NonFiniteStatisticsWarning",
     "SteadynormError",
+    "SyncBatchNorm",
     "__version__",
     "accumulate_statistics",
     "functional",

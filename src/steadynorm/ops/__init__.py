@@ -26,10 +26,11 @@ from .views import dense, fold_channels, fold_examples, fold_settings, unfold
 
 __all__ = ["batch_norm", "dense", "normalize"]
 
-_APPLY = (
-    "Tensor? weight, Tensor? bias, float eps, Tensor? residual, Tensor? mask, "
-    "str? activation, float negative_slope, int groups"
+SETTINGS = (
+    "Tensor? weight, Tensor? bias, float eps, Tensor? residual, Tensor? mask, str? activation, float negative_slope"
 )
+"""`Apply` in an operator's schema."""
+_APPLY = f"{SETTINGS}, int groups"
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
