@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import tempfile
 import time
 import traceback
@@ -78,7 +79,8 @@ def _rank(
 ) -> None:
     """The life of a rank. It writes its outcome before it leaves the group, so that the others may still need it."""
     torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the machine's name resolves to
     where = f"file://{folder}/group"
     dist.init_process_group("gloo", where, timedelta(seconds=timeout), world_size=ranks, rank=rank)
     try:

@@ -166,7 +166,8 @@ class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
     running statistics move towards them (the variance divided by n - 1); an empty batch leaves them. In eval mode mu
     and sigma² are the running statistics. State dicts are torch's, and load strictly in both directions.
 
-    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` knows nothing of `activation`: it would drop it.
+    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` knows nothing of `activation` and would drop it; that of
+    `steadynorm.SyncBatchNorm` keeps it.
 
     Args:
         num_features: C, the number of channels.
