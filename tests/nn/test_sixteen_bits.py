@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ def state(layer: nn.Module) -> dict[str, torch.Tensor]:
 @DTYPES
 @pytest.mark.parametrize("how", ["method", "to", "constructor"])
 def test_cast(dtype: torch.dtype, how: str) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), sn.BatchNorm2d(4, dtype=dtype if how == "constructor" else None))
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 1), sn.BatchNorm2d(4, dtype=dtype if how == "constructor" else None))
     with torch.no_grad():
         model[1].weight.uniform_(1 / 3, 2)
     before = state(model[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -14,12 +16,12 @@ from ..support.twins import agree, normal
 KINDS = pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
 
 
-def build(library: object, momentum: float | None = 0.1) -> nn.Sequential:
+def build(library: object, momentum: float | None = 0.1) -> Any:
     norm = library.BatchNorm2d(3, momentum=momentum)  # type: ignore[attr-defined]
     return nn.Sequential(norm, nn.Sigmoid()).double()
 
 
-def train(model: nn.Sequential, x: torch.Tensor, reentrant: bool | None) -> list[torch.Tensor]:
+def train(model: nn.Module, x: torch.Tensor, reentrant: bool | None) -> list[torch.Tensor]:
     x = x.clone().requires_grad_()
     y = model(x) if reentrant is None else checkpoint(model, x, use_reentrant=reentrant)
     y.square().sum().backward()
@@ -50,6 +52,6 @@ def test_torch_s_own_layer_moves_twice(reentrant: bool) -> None:
 @KINDS
 def test_one_value_a_channel(reentrant: bool) -> None:
     """The recomputation normalizes by the running statistics too, where the forward did."""
-    model = nn.Sequential(sn.BatchNorm1d(3, single_value="running"), nn.Sigmoid()).double()
+    model: Any = nn.Sequential(sn.BatchNorm1d(3, single_value="running"), nn.Sigmoid()).double()
     agree(train(model, normal(1, 3), reentrant)[0], train(model, normal(1, 3), None)[0])
     assert model[0].num_batches_tracked == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def poisoned(shape: tuple[int, ...], value: float, dtype: torch.dtype = torch.fl
     return x
 
 
-def model_of(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+def model_of(dtype: torch.dtype = torch.float32) -> Any:
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     return nn.Sequential(nn.Identity(), nn.Sequential(sn.BatchNorm2d(3, dtype=wide)))
 
@@ -76,7 +77,7 @@ def test_guarded_statistics_stay(shape: tuple[int, ...], value: float, dtype: to
 def test_step_that_a_gradient_scaler_skips() -> None:
     """An overflow poisons nothing, the scaler skips the step, and training goes on."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 3), sn.BatchNorm1d(3), nn.Linear(3, 1))
+    model: Any = nn.Sequential(nn.Linear(4, 3), sn.BatchNorm1d(3), nn.Linear(3, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     with sn.guard_statistics(model) as guard, warnings.catch_warnings():

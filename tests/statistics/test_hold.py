@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,7 @@ from ..support.twins import agree, normal
 LIBRARIES = pytest.mark.parametrize("library", [torch.nn, sn], ids=["torch", "steadynorm"])
 
 
-def build(library: object) -> nn.Sequential:
+def build(library: object) -> Any:
     norm = library.BatchNorm2d  # type: ignore[attr-defined]
     return nn.Sequential(norm(3), nn.ReLU(), nn.Sequential(norm(3, momentum=None))).double()
 

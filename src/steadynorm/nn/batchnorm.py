@@ -129,13 +129,23 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
         return super()._apply(widely, recurse)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         """As torch's; 16-bit values are widened first, which matters where they become the parameters (assign=True)."""
         for name in ("weight", "bias", "running_mean", "running_var"):
             value = state_dict.get(prefix + name)
             if isinstance(value, Tensor) and value.dtype in _NARROW:
                 state_dict[prefix + name] = value.float()
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        messages = missing_keys, unexpected_keys, error_msgs
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *messages)
 
     def extra_repr(self) -> str:
         if self.activation is None:
