@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .checks import check_pair, check_settings, check_tensors
+from .checks import check_pair, check_settings, check_single_value, check_tensors
 from .errors import BatchedStatisticsError, ChannelMismatchError, InvalidInputError, NonFiniteStatisticsWarning
 from .kernels import Apply, Running, eager, has_memory
 from .masks import as_mask
@@ -32,6 +32,7 @@ def batch_norm(
     negative_slope: float = 0.01,
     mask: Tensor | None = None,
     single_value: str = "raise",
+    name: str = "batch_norm",
 ) -> Tensor:
     r"""Normalizes each channel over the batch and all positions, then scales, shifts, adds and activates.
 
@@ -62,6 +63,7 @@ def batch_norm(
             sequences (N, C, L).
         single_value: what to do in training with one value a channel, which has no variance: "raise", as torch, or
             "running", to normalize by the running statistics and leave them.
+        name: who speaks in error messages.
 
     Returns:
         Tensor of input's shape, dtype and memory order (contiguous where input is not dense).
@@ -82,9 +84,10 @@ def batch_norm(
     """
     running = Running(running_mean, running_var, momentum)
     apply = Apply(weight, bias, eps, residual, mask, activation, negative_slope)
-    y = step("batch_norm", input, apply, running, training, single_value)
+    check_single_value(name, single_value)
+    y = step(name, input, apply, running, training, single_value)
     if not running.finite:
-        warn_of_poison("batch_norm")
+        warn_of_poison(name)
     return y
 
 

@@ -64,33 +64,36 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         if isinstance(input, torch.fx.Proxy):
             return self._record(input, mask, residual)
         self._check_input_dim(input)
-        batches = self.num_batches_tracked if self._moves() else None
-        running = self._running(batches)
+        running = self._running()
         apply = Apply(self.weight, self.bias, self.eps, residual, mask, self.activation, self.negative_slope)
         y = self._step(input, apply, running)
-        if batches is not None and not running.untouched:
-            self._after(running, batches)
+        if running.moves and not running.untouched:
+            self._after(running)
         return y
 
     def _moves(self) -> bool:
         """Whether this forward moves running statistics: not when it recomputes activations inside a backward pass."""
         return self.training and self.track_running_stats and not recomputing()
 
-    def _running(self, batches: Tensor | None) -> Running:
-        """The running statistics, which move where batches are counted."""
-        momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
-        if batches is not None and self.momentum is None:
-            momentum = torch.reciprocal(batches.to(statistics_dtype(batches.device)) + 1)
-        moves, guarded = batches is not None, self._guard is not None
-        collects = moves and self._collector is not None
+    def _running(self) -> Running:
+        """The running statistics, and what is to become of them."""
+        moves, guarded = self._moves(), self._guard is not None
+        momentum, collects = self._momentum() if moves else 0.0, moves and self._collector is not None
         return Running(self.running_mean, self.running_var, momentum, moves, guarded, collects)
+
+    def _momentum(self) -> float | Tensor:
+        """Weight of the next batch in the running statistics."""
+        if self.momentum is not None:
+            return self.momentum
+        tracked = self.num_batches_tracked
+        return 0.0 if tracked is None else torch.reciprocal(tracked.to(statistics_dtype(tracked.device)) + 1)
 
     def _step(self, input: Tensor, apply: Apply, running: Running) -> Tensor:
         """Normalizes; what a layer with statistics of another kind does differently."""
         by_batch = self.training or (running.mean is None and running.var is None)
         return step(self._speaker(), input, apply, running, by_batch, self.single_value)
 
-    def _after(self, running: Running, batches: Tensor) -> None:
+    def _after(self, running: Running) -> None:
         """Counts the batch, or hands it over; says so where it was not finite."""
         if running.batch is not None and self._collector is not None:
             self._collector(self, running.batch)
@@ -102,7 +105,8 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
             if not self._warned:
                 self._warned = True
                 warn_of_poison(self._speaker(), " steadynorm.guard_statistics keeps such batches out.")
-        batches.add_(1)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
 
     def extra_repr(self) -> str:
         if self.activation is None:
