@@ -14,11 +14,10 @@ from ..errors import ChannelMismatchError, InvalidInputError
 from ..functional import step, warn_of_poison
 from ..kernels import Apply, Running
 from ..moments import Moments, statistics_dtype
+from .layer import NARROW, Layer, recomputing
 
-_NARROW = (torch.float16, torch.bfloat16)
 
-
-class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
+class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
     """What the three layers share; they differ in the shapes they take."""
 
     _shapes: ClassVar[dict[int, str]]
@@ -51,7 +50,7 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             check_momentum(name, momentum)
         check_activation(name, activation)
         check_single_value(name, single_value)
-        wide = torch.float32 if dtype in _NARROW else dtype
+        wide = torch.float32 if dtype in NARROW else dtype
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, wide, bias=bias)
         self.single_value = single_value
         self.activation = activation
@@ -74,11 +73,7 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
     def _moves(self) -> bool:
         """Whether this forward moves running statistics: not when it recomputes activations inside a backward pass."""
-        return (
-            self.training
-            and self.track_running_stats
-            and (torch.compiler.is_compiling() or torch._C._current_graph_task_id() < 0)
-        )
+        return self.training and self.track_running_stats and not recomputing()
 
     def _running(self) -> Running:
         """The running statistics, and what is to become of them."""
@@ -113,48 +108,11 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
 
-    def _record(self, input: torch.fx.Proxy, mask: Any, residual: Any) -> Any:
-        """The layer as one node of a graph traced by torch.fx, which treats only torch's own modules so by itself."""
-        path = input.tracer.path_of_module(self)  # type: ignore[attr-defined]
-        given = {name: value for name, value in (("mask", mask), ("residual", residual)) if value is not None}
-        return input.tracer.create_proxy("call_module", path, (input,), given)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """As torch's, but no parameter or buffer becomes 16-bit: a cast moves it and leaves its dtype."""
-
-        def widely(tensor: Tensor) -> Tensor:
-            new = fn(tensor)
-            narrowed = new.dtype in _NARROW and tensor.dtype not in _NARROW
-            return tensor.detach().to(new.device, torch.float32) if narrowed else new
-
-        return super()._apply(widely, recurse)
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """As torch's; 16-bit values are widened first, which matters where they become the parameters (assign=True)."""
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            value = state_dict.get(prefix + name)
-            if isinstance(value, Tensor) and value.dtype in _NARROW:
-                state_dict[prefix + name] = value.float()
-        messages = missing_keys, unexpected_keys, error_msgs
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *messages)
-
     def extra_repr(self) -> str:
         if self.activation is None:
             return super().extra_repr()
         slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
         return f"{super().extra_repr()}, activation={self.activation!r}{slope}"
-
-    def _speaker(self) -> str:
-        return f"{type(self).__name__}(num_features={self.num_features})"
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in self._shapes:
