@@ -12,7 +12,7 @@ from torch import Tensor
 import steadynorm as sn
 from steadynorm import reference
 from steadynorm.functional import batch_norm
-from steadynorm.kernels import Apply
+from steadynorm.kernels import Apply, Running
 from steadynorm.ops import fused, small
 
 from .support.tolerance import as_array, check
@@ -26,8 +26,8 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def serves(x: Tensor) -> bool:
-    running = torch.zeros(x.shape[1]), torch.ones(x.shape[1])
-    return fused.batch_norm(x, *running, Apply(None, None, 1e-5), 0.1) is not None
+    running = Running(torch.zeros(x.shape[1]), torch.ones(x.shape[1]))
+    return fused.batch_norm(x, Apply(None, None, 1e-5), running) is not None
 
 
 def test_tensors_here_are_not_small() -> None:

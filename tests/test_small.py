@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steadynorm import ops, reference
 from steadynorm.functional import batch_norm
-from steadynorm.kernels import Apply
+from steadynorm.kernels import Apply, Running
 from steadynorm.ops import small
 
 from .support.tolerance import as_array, check
@@ -20,7 +20,7 @@ def draw(*shape: int, mean: float = 0.0, std: float = 1.0, seed: int = 0) -> Ten
 
 def goes_to_torch(x: Tensor, **changes: object) -> bool:
     apply = Apply(torch.ones(x.shape[1]), torch.zeros(x.shape[1]), 1e-5)._replace(**changes)  # type: ignore[arg-type]
-    return small.batch_norm(x, torch.zeros(x.shape[1]), torch.ones(x.shape[1]), apply, 0.1) is not None
+    return small.batch_norm(x, apply, Running(torch.zeros(x.shape[1]), torch.ones(x.shape[1]))) is not None
 
 
 def test_what_goes_to_torch() -> None:
@@ -45,7 +45,7 @@ def test_what_would_cost_accuracy_does_not(case: tuple[float, float]) -> None:
     mean, std = case
     x = draw(60, 3, mean=mean, std=std)
     running = torch.zeros(3), torch.ones(3)
-    assert small.batch_norm(x, *running, Apply(None, None, 1e-5), 0.1) is None
+    assert small.batch_norm(x, Apply(None, None, 1e-5), Running(*running)) is None
     assert torch.equal(running[0], torch.zeros(3))
     assert torch.equal(running[1], torch.ones(3))
     check(batch_norm(x, None, None, training=True), reference.forward(as_array(x))[0])

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import ops
-from .checks import check_pair, check_settings, check_tensors
+from .checks import check_pair, check_settings, check_single_value, check_tensors
 from .errors import BatchedStatisticsError, ChannelMismatchError, InvalidInputError, NonFiniteStatisticsWarning
 from .kernels import Apply, Running, eager, has_memory
 from .masks import as_mask
@@ -32,6 +32,7 @@ def batch_norm(
     negative_slope: float = 0.01,
     mask: Tensor | None = None,
     single_value: str = "raise",
+    name: str = "batch_norm",
 ) -> Tensor:
     r"""Normalizes each channel over the batch and all positions, then scales, shifts, adds and activates.
 
@@ -62,6 +63,7 @@ def batch_norm(
             sequences (N, C, L).
         single_value: what to do in training with one value a channel, which has no variance: "raise", as torch, or
             "running", to normalize by the running statistics and leave them.
+        name: who speaks in error messages.
 
     Returns:
         Tensor of input's shape, dtype and memory order (contiguous where input is not dense).
@@ -82,9 +84,10 @@ def batch_norm(
     """
     running = Running(running_mean, running_var, momentum)
     apply = Apply(weight, bias, eps, residual, mask, activation, negative_slope)
-    y = step("batch_norm", input, apply, running, training, single_value)
+    check_single_value(name, single_value)
+    y = step(name, input, apply, running, training, single_value)
     if not running.finite:
-        warn_of_poison("batch_norm")
+        warn_of_poison(name)
     return y
 
 
@@ -159,11 +162,17 @@ def _train(who: str, x: Tensor, apply: Apply, running: Running) -> Tensor:
             if y is not None:
                 return y
     y, moments = ops.batch_norm(x, apply)
-    if running.collects:
-        running.batch = moments
-    if x.numel() != 0:
-        update_running(who, moving, moments)
+    if running.collects or x.numel() != 0:
+        settle(who, running, moments)
     return y
+
+
+def settle(who: str, running: Running, batch: Moments) -> None:
+    """Moves the running statistics towards the batch's moments (1, C), or hands these over: see `Running`."""
+    if running.collects:
+        running.batch = batch
+    elif running.moves:
+        update_running(who, running, batch)
 
 
 def update_running(who: str, running: Running, batch: Moments) -> None:
@@ -178,11 +187,19 @@ def update_running(who: str, running: Running, batch: Moments) -> None:
     finite = (batch.mean.isfinite() & batch.m2.isfinite()).all()
     if running.guarded:
         real = real & finite
+    pairs = ((running.mean, batch.mean[0]), (running.var, batch.var_unbiased[0]))
+    move(who, pairs, running.momentum, real)
+    if not torch.compiler.is_compiling() and finite.is_cpu and has_memory(finite):
+        running.finite = bool(finite)
+
+
+def move(who: str, pairs: tuple[tuple[Tensor, Tensor], ...], momentum: float | Tensor, real: Tensor) -> None:
+    """Moves running statistics towards a batch's, in the batch's dtype, where `real`; all of them, or none."""
     moved: list[tuple[Tensor, Tensor]] = []
     try:
-        for kept, new in ((running.mean, batch.mean), (running.var, batch.var_unbiased)):
+        for kept, new in pairs:
             old = kept.to(new.dtype, copy=True)
-            kept.copy_(torch.where(real, old * (1 - running.momentum) + new[0].detach() * running.momentum, old))
+            kept.copy_(torch.where(real, old * (1 - momentum) + new.detach() * momentum, old))
             moved.append((kept, old))
     except RuntimeError as error:
         for kept, old in moved:
@@ -193,8 +210,6 @@ def update_running(who: str, running: Running, batch: Moments) -> None:
             f"{who}: expected running statistics for each of vmap's examples, got one set that all would update. "
             "Stack them (torch.func.stack_module_state), or build the layer with track_running_stats=False."
         ) from error
-    if not torch.compiler.is_compiling() and finite.is_cpu and has_memory(finite):
-        running.finite = bool(finite)
 
 
 def warn_of_poison(who: str, remedy: str = "") -> None:

@@ -40,7 +40,9 @@ def as_mask(who: str, mask: Tensor, input: Tensor) -> Tensor:
 def _from_bool(who: str, mask: Tensor, input: Tensor) -> Tensor:
     shape = (input.shape[0], 1, *input.shape[2:])
     full = mask.unsqueeze(1) if mask.dim() == input.dim() - 1 else mask
-    if full.dim() != input.dim() or any(given not in (1, size) for given, size in zip(full.shape, shape, strict=True)):
+    if full.dim() != input.dim() or any(
+        given != 1 and given != size for given, size in zip(full.shape, shape, strict=True)
+    ):
         raise InvalidInputError(
             f"{who}: expected a mask of shape {(shape[0], *shape[2:])} or {shape} for the input of shape "
             f"{tuple(input.shape)}, got {tuple(mask.shape)}. {_HINT}"

@@ -60,12 +60,16 @@ class Moments:
         parts = list(parts)
         if not parts:
             raise ValueError("Moments.merge: expected at least one part, got none.")
-        counts = torch.stack([part.count for part in parts])
-        means = torch.stack([part.mean for part in parts])
-        count = counts.sum(0)
-        share = counts / count.clamp(min=1)
-        mean = (share * means).sum(0)
-        m2 = torch.stack([part.m2 for part in parts]).sum(0) + (counts * (means - mean).square()).sum(0)
+        count = torch.stack([part.count for part in parts])
+        mean = torch.stack([part.mean for part in parts])
+        return Moments(count, mean, torch.stack([part.m2 for part in parts])).union()
+
+    def union(self, keepdim: bool = False) -> Moments:
+        """`merge` of parts that are stacked: (K, *) → (*), or (1, *)."""
+        count = self.count.sum(0, keepdim)
+        share = self.count / count.clamp(min=1)
+        mean = (share * self.mean).sum(0, keepdim)
+        m2 = self.m2.sum(0, keepdim) + (self.count * (self.mean - mean).square()).sum(0, keepdim)
         return Moments(count, mean, m2)
 
     @property

@@ -168,7 +168,8 @@ def _real(x: Array, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
 
 
 def _sum(x: Array) -> Array:
-    return x.sum(axis=tuple(axis for axis in range(x.ndim) if axis != 1))
+    """(N, C, *) → (C,), each channel laid out in one piece: only then does NumPy sum pairwise, in any memory order."""
+    return np.ascontiguousarray(np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)).sum(axis=1)
 
 
 def _spread(values: ArrayLike, x: Array) -> Array:

@@ -100,7 +100,7 @@ def on_two(rank: int) -> dict[str, Any]:
 
 def test_compiled() -> None:
     """Three exchanges in each direction, in order, in every graph; the results of the plain layers."""
-    for of_rank in launch(on_two, 2, limit=120):
+    for of_rank in launch(on_two, 2):
         forward, backward = of_rank["exchanges"]
         assert len(forward) == len(backward) > 1
         assert set(forward) == set(backward) == {3}

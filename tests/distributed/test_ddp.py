@@ -101,7 +101,7 @@ def test_same_weights_as_one_process() -> None:
     Adam divides a gradient by its own size, and that of a bias before a normalization is nothing but rounding.
     """
     initial, together = dict(network().state_dict()), trained(network(), slice(0, BATCH))
-    for of_rank in launch(trained_in_parallel, 2, limit=120):
+    for of_rank in launch(trained_in_parallel, 2):
         assert list(of_rank) == list(together)
         for name, expected in together.items():
             largest = float(expected.double().abs().max())

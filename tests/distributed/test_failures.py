@@ -49,6 +49,8 @@ def groups(count: int) -> list[Any]:
 def waits_alone(rank: int) -> dict[str, Failure] | None:
     """Rank 1 leaves out a forward, then a backward, a compiled forward, and in the end dies."""
     forward, backward, compiled = groups(3)
+    model_of()(normal(4, 3)).sum().backward()  # compiles kernels, in whatever time
+    dist.barrier()
     model = model_of(backward)
     y = model(normal(4, 3))
     if rank == 1:
@@ -73,13 +75,13 @@ def found() -> dict[str, Failure]:
 
 @pytest.mark.parametrize("where", ["forward", "backward", "compiled", "dead"])
 def test_says_where(where: str, found: dict[str, Failure]) -> None:
-    """A second more than the timeout, for a machine that is busy; torch's default is half an hour."""
+    """Some seconds more than the timeout, for a machine that is busy; torch's default is half an hour."""
     message, kind, seconds = found[where]
     assert kind == "steadynorm.errors.SynchronizationError"
     assert message.startswith("SyncBatchNorm(num_features=4) at 'block.1': the ranks could not exchange their stat")
     assert "Look at the other ranks' output first" in message
     if where != "compiled":
-        assert seconds < (TIMEOUT if where != "dead" else 30) + 1
+        assert seconds < TIMEOUT + 5
 
 
 def test_a_waiting_rank_waits_for_the_timeout(found: dict[str, Failure]) -> None:

@@ -26,14 +26,14 @@ class Outcome(NamedTuple):
     error: str | None = None
 
 
-def launch(function: Callable[..., Any], ranks: int, *arguments: Any, limit: float = 60) -> list[Any]:
+def launch(function: Callable[..., Any], ranks: int, *arguments: Any, limit: float = 300) -> list[Any]:
     """Runs `function(rank, *arguments)` in each rank of a gloo group of so many, and gives what they return.
 
     Args:
         function: of a test module, as each rank imports it.
         ranks: how many.
         arguments: anything that can be pickled.
-        limit: seconds until all ranks are ended, which is an error.
+        limit: seconds until all ranks are ended, which is an error; the first run on a machine compiles kernels.
 
     Raises:
         AssertionError: a rank raised or died; the message holds its traceback.
@@ -45,7 +45,7 @@ def launch(function: Callable[..., Any], ranks: int, *arguments: Any, limit: flo
 
 
 def outcomes_of(
-    function: Callable[..., Any], ranks: int, *arguments: Any, limit: float = 60, timeout: float = 30
+    function: Callable[..., Any], ranks: int, *arguments: Any, limit: float = 300, timeout: float = 120
 ) -> list[Outcome]:
     """As `launch`, for ranks that may fail; `timeout` is the group's own, in seconds."""
     context = torch.multiprocessing.get_context("forkserver")

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import SteadynormError
-from . import networks, peers
+from . import networks, peers, relatives
 from .cases import FIRST, FORWARD, INFERENCE, LAST, RELU, RESNET50, TRAINING, Case, grid
 from .errors import largest
 from .providers import inputs, steps
@@ -63,6 +63,9 @@ def jobs(benchmark: Benchmark, quick: bool, with_networks: bool, peers_python: s
         name = f"{case.shape}, {case.order}, {case.dtype}, {case.epilogue}, {case.mode}"
         key = {**case._asdict(), "shape": list(case.shape)}
         wanted.append(Job(name, benchmark.cases, key, partial(_case, case)))
+    for key in relatives.keys(quick):
+        measure = partial(_relatives, key)
+        wanted.append(Job(f"{tuple(key['shape'])}, {key['order']}, relatives", benchmark.relatives, key, measure))
     for key in _networks(quick) if with_networks else ():
         name = f"ResNet-{key['depth']}, {key['order']}, {key['mode']}"
         wanted.append(Job(name, benchmark.networks, key, partial(_network, key)))
@@ -79,6 +82,11 @@ def _case(case: Case) -> list[Row]:
     row["timings"] = {name: asdict(timing) for name, timing in timings.items()}
     row["errors"] = largest(case, given, providers) if case.epilogue == RELU else {}
     return [row]
+
+
+def _relatives(key: Row) -> list[Row]:
+    timings = in_turns(relatives.steps(**key), seconds=0.5)
+    return [{**key, "timings": {name: asdict(timing) for name, timing in timings.items()}}]
 
 
 def _networks(quick: bool) -> list[Row]:

@@ -20,6 +20,7 @@ _CASE = {"shape": list, "dtype": str, "epilogue": str, "megabytes": float, "floo
 _COLUMNS: dict[str, dict[str, Any]] = {
     "cases": {**_CASE, **_TIMED},
     "networks": {"depth": int, "batch": int, "pixels": int, **_TIMED},
+    "relatives": {"shape": list, "order": str, "timings": dict},
     "peers": {"framework": str, "shape": list, "mode": str, "median": (float, type(None))},
 }
 """What every row has, and of which type."""
@@ -33,6 +34,7 @@ class Benchmark:
     cases: list[Row] = field(default_factory=list)
     networks: list[Row] = field(default_factory=list)
     peers: list[Row] = field(default_factory=list)
+    relatives: list[Row] = field(default_factory=list)
 
     def encode(self) -> bytes:
         """The content of its file."""
@@ -99,12 +101,12 @@ def _check(benchmark: Benchmark) -> None:
                 if name not in row or not isinstance(row[name], expected):
                     raise TypeError(f"expected {name} in each row of {kind}, got {row!r:.80}")
             if "timings" in columns:
-                _check_timings(row["timings"])
+                _check_timings(row["timings"], {OURS} if kind == "relatives" else {OURS, TORCH})
 
 
-def _check_timings(timings: dict[str, Any]) -> None:
-    if not {OURS, TORCH} <= timings.keys():
-        raise ValueError(f"expected timings of {OURS} and {TORCH}, got {timings!r:.80}")
+def _check_timings(timings: dict[str, Any], wanted: set[str]) -> None:
+    if not wanted <= timings.keys():
+        raise ValueError(f"expected timings of {' and '.join(sorted(wanted))}, got {timings!r:.80}")
     for timing in timings.values():
         if not Timing(**timing).median > 0:
             raise ValueError(f"expected milliseconds above 0, got {timing!r:.80}")

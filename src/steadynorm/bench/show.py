@@ -10,7 +10,16 @@ from rich.table import Table
 
 from .cases import FIRST, LAST, TRAINING
 from .record import Benchmark
-from .summary import HEADER, NETWORK_HEADER, bars, groups, networks, shares_of_memory_speed, worse_errors
+from .summary import (
+    HEADER,
+    NETWORK_HEADER,
+    bars,
+    groups,
+    networks,
+    relatives,
+    shares_of_memory_speed,
+    worse_errors,
+)
 
 
 def show(console: Console, benchmark: Benchmark) -> None:
@@ -18,6 +27,8 @@ def show(console: Console, benchmark: Benchmark) -> None:
     console.print(
         _table("Times as fast as (geometric mean over shapes, and the worst of them)", HEADER, groups(benchmark))
     )
+    if benchmark.relatives:
+        console.print(_table("Forward and backward, times as long as the plain layer", *relatives(benchmark)))
     if benchmark.networks:
         console.print(_table("Whole steps", NETWORK_HEADER, networks(benchmark)))
     for line in shares_of_memory_speed(benchmark):
@@ -29,7 +40,7 @@ def show(console: Console, benchmark: Benchmark) -> None:
 def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in header:
-        left = name in ("network", "order", "dtype", "epilogue", "mode", "peer")
+        left = name in ("beside BatchNorm2d", "network", "order", "dtype", "epilogue", "mode", "peer")
         table.add_column(name, justify="left" if left else "right", no_wrap=left)
     for row in rows:
         table.add_row(*(cell.removeprefix("channels ").replace(TRAINING, "training") for cell in row))

@@ -103,6 +103,20 @@ def networks(benchmark: Benchmark) -> list[tuple[str, ...]]:
     return result
 
 
+def relatives(benchmark: Benchmark) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: time of forward and backward over the plain layer's, case by case."""
+    header = ("beside BatchNorm2d", *(f"{tuple(row['shape'])} {row['order']}" for row in benchmark.relatives))
+    names = [name for name in benchmark.relatives[0]["timings"] if name != OURS] if benchmark.relatives else []
+    rows = [
+        (
+            name,
+            *(f"{row['timings'][name]['median'] / row['timings'][OURS]['median']:.2f}" for row in benchmark.relatives),
+        )
+        for name in names
+    ]
+    return header, rows
+
+
 def geometric_mean(values: list[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 

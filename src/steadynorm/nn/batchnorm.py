@@ -14,11 +14,10 @@ from ..errors import ChannelMismatchError, InvalidInputError
 from ..functional import step, warn_of_poison
 from ..kernels import Apply, Running
 from ..moments import Moments, statistics_dtype
+from .layer import NARROW, Layer, recomputing
 
-_NARROW = (torch.float16, torch.bfloat16)
 
-
-class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
+class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
     """What the three layers share; they differ in the shapes they take."""
 
     _shapes: ClassVar[dict[int, str]]
@@ -51,7 +50,7 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             check_momentum(name, momentum)
         check_activation(name, activation)
         check_single_value(name, single_value)
-        wide = torch.float32 if dtype in _NARROW else dtype
+        wide = torch.float32 if dtype in NARROW else dtype
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, wide, bias=bias)
         self.single_value = single_value
         self.activation = activation
@@ -65,37 +64,36 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if isinstance(input, torch.fx.Proxy):
             return self._record(input, mask, residual)
         self._check_input_dim(input)
-        batches = self.num_batches_tracked if self._moves() else None
-        running = self._running(batches)
+        running = self._running()
         apply = Apply(self.weight, self.bias, self.eps, residual, mask, self.activation, self.negative_slope)
         y = self._step(input, apply, running)
-        if batches is not None and not running.untouched:
-            self._after(running, batches)
+        if running.moves and not running.untouched:
+            self._after(running)
         return y
 
     def _moves(self) -> bool:
         """Whether this forward moves running statistics: not when it recomputes activations inside a backward pass."""
-        return (
-            self.training
-            and self.track_running_stats
-            and (torch.compiler.is_compiling() or torch._C._current_graph_task_id() < 0)
-        )
+        return self.training and self.track_running_stats and not recomputing()
 
-    def _running(self, batches: Tensor | None) -> Running:
-        """The running statistics, which move where batches are counted."""
-        momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
-        if batches is not None and self.momentum is None:
-            momentum = torch.reciprocal(batches.to(statistics_dtype(batches.device)) + 1)
-        moves, guarded = batches is not None, self._guard is not None
-        collects = moves and self._collector is not None
+    def _running(self) -> Running:
+        """The running statistics, and what is to become of them."""
+        moves, guarded = self._moves(), self._guard is not None
+        momentum, collects = self._momentum() if moves else 0.0, moves and self._collector is not None
         return Running(self.running_mean, self.running_var, momentum, moves, guarded, collects)
+
+    def _momentum(self) -> float | Tensor:
+        """Weight of the next batch in the running statistics."""
+        if self.momentum is not None:
+            return self.momentum
+        tracked = self.num_batches_tracked
+        return 0.0 if tracked is None else torch.reciprocal(tracked.to(statistics_dtype(tracked.device)) + 1)
 
     def _step(self, input: Tensor, apply: Apply, running: Running) -> Tensor:
         """Normalizes; what a layer with statistics of another kind does differently."""
         by_batch = self.training or (running.mean is None and running.var is None)
         return step(self._speaker(), input, apply, running, by_batch, self.single_value)
 
-    def _after(self, running: Running, batches: Tensor) -> None:
+    def _after(self, running: Running) -> None:
         """Counts the batch, or hands it over; says so where it was not finite."""
         if running.batch is not None and self._collector is not None:
             self._collector(self, running.batch)
@@ -107,40 +105,14 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             if not self._warned:
                 self._warned = True
                 warn_of_poison(self._speaker(), " steadynorm.guard_statistics keeps such batches out.")
-        batches.add_(1)
-
-    def _record(self, input: torch.fx.Proxy, mask: Any, residual: Any) -> Any:
-        """The layer as one node of a graph traced by torch.fx, which treats only torch's own modules so by itself."""
-        path = input.tracer.path_of_module(self)  # type: ignore[attr-defined]
-        given = {name: value for name, value in (("mask", mask), ("residual", residual)) if value is not None}
-        return input.tracer.create_proxy("call_module", path, (input,), given)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """As torch's, but no parameter or buffer becomes 16-bit: a cast moves it and leaves its dtype."""
-
-        def widely(tensor: Tensor) -> Tensor:
-            new = fn(tensor)
-            narrowed = new.dtype in _NARROW and tensor.dtype not in _NARROW
-            return tensor.detach().to(new.device, torch.float32) if narrowed else new
-
-        return super()._apply(widely, recurse)
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """As torch's; 16-bit values are widened first, which matters where they become the parameters (assign=True)."""
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            value = state_dict.get(prefix + name)
-            if isinstance(value, Tensor) and value.dtype in _NARROW:
-                state_dict[prefix + name] = value.float()
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
 
     def extra_repr(self) -> str:
         if self.activation is None:
             return super().extra_repr()
         slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
         return f"{super().extra_repr()}, activation={self.activation!r}{slope}"
-
-    def _speaker(self) -> str:
-        return f"{type(self).__name__}(num_features={self.num_features})"
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in self._shapes:

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from ..checks import check_pair, check_settings
 from ..errors import ChannelMismatchError, InvalidArgumentError, InvalidInputError, SynchronizationError
-from ..functional import prepare, update_running
+from ..functional import prepare, settle
 from ..kernels import Apply, Running
 from ..ops import sync
 from .batchnorm import _BatchNorm
@@ -173,10 +173,7 @@ class SyncBatchNorm(_BatchNorm):
         y, batch = sync.batch_norm(x, apply, ranks)
         if ranks.mean is not None and x.is_cpu and not torch.compiler.is_compiling():
             running.untouched = bool((batch.count == 1).any())
-        if running.collects:
-            running.batch = batch
-        elif running.moves:
-            update_running(who, running, batch)
+        settle(who, running, batch)
         return y
 
     def _speaker(self) -> str:

@@ -89,7 +89,7 @@ def _gathered(own: Moments, group: str, who: str) -> Moments:
         ranks = _resolved(group)
         found = packed.new_empty(ranks.size(), *packed.shape)
         dist.all_gather(list(found), packed, ranks)
-    return Moments.merge(Moments(*part) for part in found)
+    return Moments(*found.unbind(1)).union()
 
 
 class _Sum(torch.autograd.Function):
@@ -118,7 +118,7 @@ def _gathered_differentiably(own: Moments, group: str, who: str) -> Moments:
         ranks = _resolved(group)
     before, after = (packed.new_zeros(n, *packed.shape[1:]) for n in (ranks.rank(), ranks.size() - ranks.rank() - 1))
     found = _Sum.apply(torch.cat([before, packed, after]), group, who)
-    return Moments.merge(Moments(*part) for part in found)
+    return Moments(*found.unbind(1)).union()
 
 
 # ---- the kernels with an exchange in between ----

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import InvalidArgumentError
 from ..functional import update_running
 from ..kernels import Running
-from ..moments import Moments, statistics_dtype
+from ..moments import Moments
 from ..nn.batchnorm import _BatchNorm
 from ..walk import own_batch_norms
 
@@ -82,12 +82,6 @@ class _Waiting:
 @torch.no_grad()
 def move(layer: _BatchNorm, batch: Moments) -> None:
     """Moves a layer's running statistics towards a batch's moments (1, C), as its own forward would."""
-    tracked = layer.num_batches_tracked
-    if tracked is None:
-        return
-    momentum: Any = layer.momentum
-    if momentum is None:
-        momentum = torch.reciprocal(tracked.to(statistics_dtype(tracked.device)) + 1)
-    running = Running(layer.running_mean, layer.running_var, momentum, guarded=layer._guard is not None)
+    running = Running(layer.running_mean, layer.running_var, layer._momentum(), guarded=layer._guard is not None)
     update_running(layer._speaker(), running, batch)
-    layer._after(running, tracked)
+    layer._after(running)

@@ -47,10 +47,11 @@ PACK_PLANNED = struct.Struct(f"{len(PLANNED)}q")
 ROW_FIELDS = (
     *("dy", "x", "residual", "keep", "y", "dresidual"),
     *("mean", "scale", "shift", "pulls", "push", "scratch", "staged", "sums", "products"),
-    *("width", "rows", "stride", "kind", "varies", "streams"),
+    *("width", "rows", "stride", "keep_stride", "kind", "varies", "streams"),
 )
 """What a row kernel reads and writes: the first row of each tensor; one value a column, or one, of each coefficient;
-where sums are added, as many; how many columns and rows there are, and how many values from one row to the next."""
+where sums are added, as many; how many columns and rows there are, and how many values from one row to the next.
+`keep` has all bits set where an element is real, none where it is not; the rows of several channels share one line."""
 ROW = np.dtype([(name, np.int64) for name in ROW_FIELDS] + [("slope", np.float64)])
 
 VERDICT_FIELDS = ("accepted", "mean", "invstd", "running_mean", "running_var", "channels")

@@ -77,6 +77,19 @@ def _narrow_half_code(typing_context: Any, value: Any) -> Any:
 _narrow_half: Any = intrinsic(_narrow_half_code)
 
 
+def _masked_code(typing_context: Any, value: Any, keep: Any) -> Any:
+    """The number, or 0 where no bit of the integer as wide is set."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.bitcast(arguments[0], arguments[1].type)
+        return builder.bitcast(builder.and_(bits, arguments[1]), arguments[0].type)
+
+    return value(value, keep), codegen
+
+
+masked: Any = intrinsic(_masked_code)
+
+
 # ---- the smooth activations: libm's in float64; in float32 short polynomials, which vectorize ----
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from . import merging, passes
+from . import merging, passes, places
 from .call import CALL, ROW, VERDICT
 from .compiling import carray, entry, inner, pointer
 
@@ -34,13 +34,14 @@ def describe(call, row, numbers, keep):
     """Tells row kernels what stays the same from row to row."""
     row[0].staged, row[0].scratch, row[0].keep = numbers[8].ctypes.data, numbers[5].ctypes.data, keep.ctypes.data
     row[0].streams, row[0].varies, row[0].stride = call.streams, call.varies, call.stride
+    row[0].keep_stride = 0 if call.runs else call.width
     row[0].kind, row[0].slope = call.kind, call.slope
 
 
 @lru_cache
 def forward(double: bool) -> int:
     """Address of the forward pass."""
-    number = np.float64 if double else np.float32
+    number, bits = (np.float64, np.int64) if double else (np.float32, np.int32)
 
     @entry
     def steadynorm_forward(address):
@@ -48,7 +49,7 @@ def forward(double: bool) -> int:
         row = np.empty(1, ROW)
         width = max(call[0].width, call[0].tile_channels) + PAD
         numbers, wide = np.empty((NUMBER_LINES, width), number), np.empty((WIDE_LINES, width), np.float64)
-        keep = np.empty(call[0].width, np.bool_)
+        keep = np.empty((places.BLOCK, call[0].width if call[0].mask != 0 else 1), bits)
         describe(call[0], row, numbers, keep)
         passes.forward(call.ctypes.data, call[0], statistics(call[0]), row, numbers, wide, keep)
 
@@ -58,7 +59,7 @@ def forward(double: bool) -> int:
 @lru_cache
 def backward(double: bool) -> int:
     """Address of the backward pass."""
-    number = np.float64 if double else np.float32
+    number, bits = (np.float64, np.int64) if double else (np.float32, np.int32)
 
     @entry
     def steadynorm_backward(address):
@@ -66,7 +67,7 @@ def backward(double: bool) -> int:
         row = np.empty(1, ROW)
         width = max(call[0].width, call[0].tile_channels) + PAD
         numbers, wide = np.empty((NUMBER_LINES, width), number), np.empty((WIDE_LINES, width), np.float64)
-        keep = np.empty(call[0].width, np.bool_)
+        keep = np.empty((places.BLOCK, call[0].width if call[0].mask != 0 else 1), bits)
         describe(call[0], row, numbers, keep)
         passes.backward(call.ctypes.data, call[0], statistics(call[0]), row, numbers, wide, keep)
 

@@ -4,7 +4,7 @@ Where tiles have one part, an item is measured and normalized while it is in cac
 finishes last merges what they found, and then all are normalized.
 
 What belongs to the channels of a tile is float64. `numbers` and `wide` are scratch, lines as wide as a row, of the
-numbers that row kernels compute with and of float64; `keep` is one line of the mask.
+numbers that row kernels compute with and of float64; `keep` is a block of lines of the mask.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ def walk(call, row, kernel, group, tile, begin, end, keep):
     while place < end:
         start, width = locate(call, group, tile, place)
         rows = alike(call, group, tile, place, end)
-        count += rows * keep_row(call, group, tile, place, width, channels, keep)
+        if call.mask == 0:
+            count += rows * (width if call.runs else width // channels)
+        else:
+            for line in range(rows):
+                count += keep_row(call, group, tile, place + line, width, channels, keep[line])
         offset = start * call.itemsize
         row[0].x = call.x + offset
         row[0].dy = call.dy + offset

@@ -25,12 +25,13 @@ def locate(call, group, tile, row):
 
 @inner
 def alike(call, group, tile, row, end):
-    """How many rows of columns from this one on are as wide and all real."""
-    if call.mask != 0 or call.runs:
+    """How many rows of columns from this one on are as wide; as many as `keep` has lines where there is a mask."""
+    if call.runs:
         return 1
-    if end - row > 1 and locate(call, group, tile, end - 1)[1] < locate(call, group, tile, row)[1]:
-        return end - 1 - row
-    return end - row
+    rows = end - row if call.mask == 0 else min(end - row, BLOCK)
+    if rows > 1 and locate(call, group, tile, row + rows - 1)[1] < locate(call, group, tile, row)[1]:
+        return rows - 1
+    return rows
 
 
 @inner
@@ -42,34 +43,49 @@ def span(call, tile):
 
 @inner
 def keep_row(call, group, tile, row, width, channels, keep):
-    """Writes which columns of a row are real; gives how many of each channel are."""
-    if call.mask == 0:
-        return width if call.runs else width // channels
-    mask = carray(pointer(call.mask), call.groups * call.examples * call.length, np.bool_)
-    positions = group * call.examples * call.length
-    real = 0
+    """Writes which columns of a row are real, see `bits_of`; gives how many of each channel are."""
+    mask = carray(pointer(call.mask), call.groups * call.examples * call.length, np.uint8)
+    first = group * call.examples * call.length
     if call.runs:
-        positions += row // call.rows_per_example * call.length + row % call.rows_per_example * call.width
-        for j in range(width):
-            keep[j] = mask[positions + j]
-            real += keep[j]
-        return real
-    positions += row * call.stride // call.channels
-    if call.inner == 1:
-        for position in range(width // channels):
-            value = mask[positions + position]
-            real += value
-            for j in range(position * channels, (position + 1) * channels):
-                keep[j] = value
-        return real
-    for first in range(0, width, call.inner * channels):
-        for j in range(call.inner):
-            keep[first + j] = mask[positions + first // channels + j]
-            real += keep[first + j]
-        for channel in range(1, channels):
-            for j in range(call.inner):
-                keep[first + channel * call.inner + j] = keep[first + j]
-    return real
+        first += row // call.rows_per_example * call.length + row % call.rows_per_example * call.width
+        bits_of(mask[first : first + width], keep)
+        return real(mask[first : first + width])
+    first += row * call.stride // call.channels
+    positions = mask[first : first + width // channels]
+    spread_bits(positions, call.inner, channels, keep)
+    return real(positions)
+
+
+@summing
+def bits_of(mask, keep):
+    """All bits set where an element is real, none where it is not."""
+    for j in range(len(mask)):
+        keep[j] = -np.int64(mask[j])
+
+
+@inner
+def spread_bits(mask, inner, channels, keep):
+    """The same of several channels, `inner` positions of each after the other."""
+    for first in range(0, len(mask), inner):
+        if inner == 1:
+            fill(keep[first * channels : (first + 1) * channels], mask[first])
+        else:
+            for place in range(first * channels, (first + inner) * channels, inner):
+                bits_of(mask[first : first + inner], keep[place : place + inner])
+
+
+@summing
+def fill(keep, value):
+    for j in range(len(keep)):
+        keep[j] = -np.int64(value)
+
+
+@summing
+def real(mask):
+    total = 0
+    for j in range(len(mask)):
+        total += mask[j]
+    return total
 
 
 @inner

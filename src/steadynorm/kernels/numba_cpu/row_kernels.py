@@ -105,7 +105,7 @@ def _types(variant: Variant) -> tuple[Any, ...]:
         stored,
         number,
         stored if variant.residual else None,
-        np.bool_ if variant.masked else None,
+        (np.int64 if variant.dtype == "float64" else np.int32) if variant.masked else None,
         number if variant.activation == "bent" else None,
         None if variant.one_channel else np.int64,
     )
@@ -138,9 +138,10 @@ def add_values(variant: Variant) -> int:
     def steadynorm_add_values(address):
         row = carray(address, 1, ROW)[0]
         x = memory(row.x, _extent(row), stored)
-        keep = memory(row.keep, row.width, real)
+        all_keep = memory(row.keep, (row.rows - 1) * row.keep_stride + row.width, real)
         for i in range(row.rows):
             a, b = i * row.stride, i * row.stride + row.width
+            keep = part(all_keep, i * row.keep_stride, i * row.keep_stride + row.width)
             if columns is None:
                 memory(row.sums, row.rows, np.float64)[i] += rows.sum_values(x[a:b], keep, number(0))
             else:
@@ -158,10 +159,11 @@ def add_moments(variant: Variant) -> int:
     def steadynorm_add_moments(address):
         row = carray(address, 1, ROW)[0]
         x = memory(row.x, _extent(row), stored)
-        keep = memory(row.keep, row.width, real)
+        all_keep = memory(row.keep, (row.rows - 1) * row.keep_stride + row.width, real)
         all_mean = memory(row.mean, _count(row, columns), number)
         for i in range(row.rows):
             a, b = i * row.stride, i * row.stride + row.width
+            keep = part(all_keep, i * row.keep_stride, i * row.keep_stride + row.width)
             if columns is None:
                 total, squares = rows.sum_moments(x[a:b], keep, all_mean[i], number(0))
                 memory(row.sums, row.rows, np.float64)[i] += total
@@ -184,13 +186,14 @@ def apply(variant: Variant) -> int:
         row = carray(address, 1, ROW)[0]
         all_x, all_y = memory(row.x, _extent(row), stored), memory(row.y, _extent(row), stored)
         all_residual = memory(row.residual, _extent(row), added)
-        keep = memory(row.keep, row.width, real)
+        all_keep = memory(row.keep, (row.rows - 1) * row.keep_stride + row.width, real)
         given = coefficients(row, number, columns)
         slope = chosen(row.slope, slopes)
         z = memory(row.scratch, row.width, number)
         staged = memory(row.staged, row.width, stored)
         for i in range(row.rows):
             a, b = i * row.stride, i * row.stride + row.width
+            keep = part(all_keep, i * row.keep_stride, i * row.keep_stride + row.width)
             mean, scale, shift = coefficients_of(given, i, columns)
             x, y = all_x[a:b], all_y[a:b]
             residual = part(all_residual, a, b)
@@ -217,12 +220,13 @@ def add_products(variant: Variant) -> int:
         row = carray(address, 1, ROW)[0]
         all_dy, all_x = memory(row.dy, _extent(row), stored), memory(row.x, _extent(row), stored)
         all_residual = memory(row.residual, _extent(row), added)
-        keep = memory(row.keep, row.width, real)
+        all_keep = memory(row.keep, (row.rows - 1) * row.keep_stride + row.width, real)
         given = coefficients(row, number, columns)
         slope = chosen(row.slope, slopes)
         z = memory(row.scratch, row.width, number)
         for i in range(row.rows):
             a, b = i * row.stride, i * row.stride + row.width
+            keep = part(all_keep, i * row.keep_stride, i * row.keep_stride + row.width)
             mean, scale, shift = coefficients_of(given, i, columns)
             dy, x, residual = all_dy[a:b], all_x[a:b], part(all_residual, a, b)
             if smooth:
@@ -262,7 +266,7 @@ def input_grad(variant: Variant) -> int:
         all_dx = memory(row.y, _extent(row), stored)
         all_residual = memory(row.residual, _extent(row), added)
         all_dresidual = memory(row.dresidual, _extent(row), added)
-        keep = memory(row.keep, row.width, real)
+        all_keep = memory(row.keep, (row.rows - 1) * row.keep_stride + row.width, real)
         given = coefficients(row, number, columns)
         all_pulls = memory(row.pulls, _count(row, columns), number)
         all_push = memory(row.push, _count(row, columns), number)
@@ -271,6 +275,7 @@ def input_grad(variant: Variant) -> int:
         staged = memory(row.staged, row.width, stored)
         for i in range(row.rows):
             a, b = i * row.stride, i * row.stride + row.width
+            keep = part(all_keep, i * row.keep_stride, i * row.keep_stride + row.width)
             mean, scale, shift = coefficients_of(given, i, columns)
             pulls = coefficient(all_pulls, i, columns)
             push = coefficient(all_push, i, columns)

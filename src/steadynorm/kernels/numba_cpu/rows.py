@@ -1,8 +1,9 @@
 """Loops over one row of memory, in the order of memory: what a kernel spends its time in.
 
 The values of a row belong to one channel, and what goes with a channel (`mean`, `scale`, …) is then one number; or they
-belong to several, and it is an array of one number a column. `keep` is an array of bool, False where the mask is, or
-None; `residual` and `slope` may be None. Numba compiles a loop for each combination, without what is None.
+belong to several, and it is an array of one number a column. `keep` is an array of integers as wide as the numbers,
+with all bits set where an element is real and none where it is not, or None; `residual` and `slope` may be None. Numba
+compiles a loop for each combination, without what is None.
 
 With d = x - mean: z = d * scale + shift + residual, and y = z where z > 0, else slope * z (no slope: y = z).
 """
@@ -11,12 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from numba import types
 from numba.extending import overload
 
 from .compiling import elementwise, exact, inner, stream_line, summing
-from .elements import load, normal, sigmoid, store, tanh
+from .elements import load, masked, normal, sigmoid, store, tanh
 
 
 def at(values: Any, column: Any) -> Any:
@@ -40,9 +40,7 @@ def kept(value: Any, keep: Any, column: Any) -> Any:
 def _kept(value, keep, column):
     if keep is types.none:
         return lambda value, keep, column: value
-    if value == types.float64:
-        return lambda value, keep, column: value if keep[column] else 0.0
-    return lambda value, keep, column: value if keep[column] else np.float32(0)
+    return lambda value, keep, column: masked(value, keep[column])
 
 
 def bent(value: Any, z: Any, slope: Any) -> Any:
