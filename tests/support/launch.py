@@ -83,6 +83,7 @@ def _rank(
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the machine's name resolves to
     where = f"file://{folder}/group"
     dist.init_process_group("gloo", where, timedelta(seconds=timeout), world_size=ranks, rank=rank)
+    dist.barrier()  # all are connected, before one may die
     try:
         outcome = Outcome(function(rank, *arguments))
     except BaseException:
