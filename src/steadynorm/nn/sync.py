@@ -30,7 +30,7 @@ class SyncBatchNorm(_BatchNorm):
     In train mode the ranks exchange (count, mean, m2) of their real elements, once forward, and two sums per channel,
     once backward; all get the same statistics, and move the same running statistics. In eval mode, without a process
     group or with one rank it is plain batch normalization and exchanges nothing. Any torch.distributed backend: gloo on
-    the CPU, NCCL on GPUs. `torch.nn.SyncBatchNorm` takes GPU tensors only and forgets what an empty batch would say.
+    the CPU, NCCL on GPUs. `torch.nn.SyncBatchNorm` takes GPU tensors only.
 
     **Every rank must call the layer equally often**, forward and backward, with an empty batch (0, C, *) where it has
     no data. The input asks for a gradient on all ranks or on none. The gradients of weight and bias are this rank's own
@@ -52,7 +52,8 @@ class SyncBatchNorm(_BatchNorm):
         activation: applied inside the layer: "relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh", or None.
         negative_slope: of leaky_relu.
         single_value: what to do in train mode where all ranks together have one value a channel: "raise", or "running",
-            to normalize by the running statistics and leave them.
+            to normalize by the running statistics and leave them. Not looked at on an accelerator whose rank has more
+            than one value a channel, masked ones counted, as it would have to be waited for.
 
     Shape:
         input and residual: (N, C, *), at least two dimensions, floating-point, in any memory order; N, which may be 0,
