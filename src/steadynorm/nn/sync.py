@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,8 +16,6 @@ from ..functional import prepare, settle
 from ..kernels import Apply, Running
 from ..ops import sync
 from .batchnorm import _BatchNorm
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 class SyncBatchNorm(_BatchNorm):
