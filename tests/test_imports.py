@@ -23,7 +23,10 @@ CHAIN = [
     {"nn"},
     {"runtime"},
     {"functional"},
-    {"checks", "masks"},
+    {
+        "checks",
+        "masks",
+    },
     {"ops"},
     {"kernels"},
     {"moments", "errors"},

@@ -3,7 +3,20 @@
 from . import functional, nn, runtime, statistics
 from .errors import NonFiniteStatisticsWarning, SteadynormError
 from .moments import Moments
-from .nn import BatchNorm1d, BatchNorm2d, BatchNorm3d, SyncBatchNorm
+from .nn import (
+    BatchNorm1d,
+    BatchNorm2d,
+    BatchNorm3d,
+    BatchRenorm1d,
+    BatchRenorm2d,
+    BatchRenorm3d,
+    FrozenBatchNorm,
+    GhostBatchNorm1d,
+    GhostBatchNorm2d,
+    GhostBatchNorm3d,
+    SyncBatchNorm,
+    WhiteningBatchNorm,
+)
 from .statistics import accumulate_statistics, guard_statistics, hold_statistics, reduce_statistics_
 
 __version__ = "0.1.0"
@@ -12,10 +25,18 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
+    "BatchRenorm1d",
+    "BatchRenorm2d",
+    "BatchRenorm3d",
+    "FrozenBatchNorm",
+    "GhostBatchNorm1d",
+    "GhostBatchNorm2d",
+    "GhostBatchNorm3d",
     "Moments",
     "NonFiniteStatisticsWarning",
     "SteadynormError",
     "SyncBatchNorm",
+    "WhiteningBatchNorm",
     "__version__",
     "accumulate_statistics",
     "functional",

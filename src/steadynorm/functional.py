@@ -167,12 +167,12 @@ def _train(who: str, x: Tensor, apply: Apply, running: Running) -> Tensor:
     return y
 
 
-def settle(who: str, running: Running, batch: Moments) -> None:
-    """Moves the running statistics towards the batch's moments (1, C), or hands these over: see `Running`."""
+def settle(who: str, running: Running, parts: Moments) -> None:
+    """Moves the running statistics towards the moments of all parts (K, C) together, or hands these over as (1, C)."""
     if running.collects:
-        running.batch = batch
+        running.batch = parts.union(keepdim=True)
     elif running.moves:
-        update_running(who, running, batch)
+        update_running(who, running, parts.union(keepdim=True))
 
 
 def update_running(who: str, running: Running, batch: Moments) -> None:

@@ -66,6 +66,8 @@ class Moments:
 
     def union(self, keepdim: bool = False) -> Moments:
         """`merge` of parts that are stacked: (K, *) → (*), or (1, *)."""
+        if keepdim and self.count.shape[0] == 1:
+            return self
         count = self.count.sum(0, keepdim)
         share = self.count / count.clamp(min=1)
         mean = (share * self.mean).sum(0, keepdim)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from steadynorm import cli
-from steadynorm.bench import jobs
+from steadynorm.bench import jobs, relatives
 from steadynorm.bench.cases import FIRST, FORWARD, LAST, RELU, TRAINING, Case
 from steadynorm.bench.record import Benchmark, read
 
@@ -41,6 +41,7 @@ class Bench:
         self.kept_before: list[int] = []
         self.memory_kept = 0
         patch.setattr(jobs, "grid", lambda quick: CASES)
+        patch.setattr(relatives, "keys", lambda quick: [])
         patch.setattr(jobs, "_case", self._case)
         patch.setattr(cli.runtime, "keep_freed_memory", self._keep_memory)
 

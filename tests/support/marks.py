@@ -7,3 +7,6 @@ TORCH_JIT_WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script:Deprecati
 
 TREE_SPEC_WARNS = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec:FutureWarning")
 """When an exported program is copied."""
+
+FUNCTION_WARNS = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+"""When an autograd function is compiled."""
