@@ -15,7 +15,8 @@ from .cases import FIRST, LAST
 from .providers import OURS, Step
 
 SHAPES = [(32, 64, 56, 56), (32, 256, 14, 14)]
-SYNC, GHOST, RENORM, FROZEN = "SyncBatchNorm, one rank", "GhostBatchNorm, 4 ghosts", "BatchRenorm", "FrozenBatchNorm"
+SYNC, GHOST = "SyncBatchNorm, one rank", "GhostBatchNorm, 4 ghosts"
+RENORM, FROZEN = "BatchRenorm, r to 3, d to 5", "FrozenBatchNorm"
 MASK, HELD, GUARDED = "mask, 3 of 4 real", "hold_statistics", "guard_statistics"
 
 
@@ -51,6 +52,6 @@ def steps(shape: list[int], order: str) -> dict[str, Step]:
         GUARDED: step(guarded, lambda: sn.guard_statistics(guarded)),
         SYNC: step(sn.SyncBatchNorm(channels, activation="relu")),
         GHOST: step(sn.GhostBatchNorm2d(channels, examples // 4, activation="relu")),
-        RENORM: step(sn.BatchRenorm2d(channels, activation="relu")),
+        RENORM: step(sn.BatchRenorm2d(channels, rmax=3, dmax=5, activation="relu")),
         FROZEN: step(sn.FrozenBatchNorm(channels, activation="relu")),
     }
