@@ -224,6 +224,10 @@ def warn_of_poison(who: str, remedy: str = "") -> None:
 
 def _evaluate_for_compiler(x: Tensor, mean: Tensor, var: Tensor, apply: Apply) -> Tensor:
     """Inference in torch's own operators, which a compiler fuses and an exported program runs anywhere."""
+    residual = apply.residual
+    if apply.mask is not None:  # what it leaves out may be nan, which `where` keeps from results but not from gradients
+        x = torch.where(apply.mask, x, 0)
+        residual = None if residual is None else torch.where(apply.mask, residual, 0)
     y = F.batch_norm(x, mean, var, apply.weight, apply.bias, False, 0.0, apply.eps)
-    y = eager.activate(y if apply.residual is None else y + apply.residual, apply)
+    y = eager.activate(y if residual is None else y + residual, apply)
     return y if apply.mask is None else torch.where(apply.mask, y, 0)

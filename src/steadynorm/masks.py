@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .errors import InvalidInputError
+from .kernels import has_memory
 
 _HINT = "Pass a bool mask (N, *), True where an element is real, or the lengths (N,) of sequences (N, C, L)."
 
@@ -57,7 +58,7 @@ def _from_lengths(who: str, lengths: Tensor, input: Tensor) -> Tensor:
             f"{tuple(lengths.shape)} and input of shape {tuple(input.shape)}. {_HINT}"
         )
     longest = input.shape[2]
-    if not torch.compiler.is_compiling() and lengths.is_cpu and lengths.numel() > 0:
+    if not torch.compiler.is_compiling() and lengths.is_cpu and has_memory(lengths) and lengths.numel() > 0:
         low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > longest:
             raise InvalidInputError(

@@ -151,6 +151,25 @@ def test_double_backward() -> None:
     torch.autograd.gradgradcheck(lambda t: layer(t, mask=mask), x)
 
 
+def test_compiled_inference_with_nan_in_the_padding() -> None:
+    layer = sn.BatchNorm1d(3, activation="silu", dtype=torch.float64).eval()
+    x, lengths = normal(2, 3, 5), torch.tensor([5, 2])
+    x[1, :, 2:] = torch.nan
+    results = []
+    for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        leaf = x.clone().requires_grad_()
+        y = run(leaf, mask=lengths)
+        results.append([y, *torch.autograd.grad(y.sum(), (leaf, layer.weight, layer.bias))])
+    agree(results[1], results[0])
+
+
+def test_mapped_lengths() -> None:
+    layer = sn.BatchNorm1d(3, track_running_stats=False, dtype=torch.float64)
+    x, lengths = normal(2, 4, 3, 5), torch.tensor([[5, 1, 2, 0], [3, 3, 3, 3]])
+    together = torch.func.vmap(lambda t, n: layer(t, mask=n))(x, lengths)
+    agree(together, torch.stack([layer(t, mask=n) for t, n in zip(x, lengths, strict=True)]))
+
+
 def test_compiled_and_mapped() -> None:
     layer = sn.BatchNorm1d(3, track_running_stats=False, dtype=torch.float64)
     x, lengths = normal(2, 4, 3, 5), torch.tensor([[5, 1, 2, 0], [3, 3, 3, 3]])

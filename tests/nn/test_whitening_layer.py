@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import steadynorm as sn
 from steadynorm.nn.whitening import METHODS
+from steadynorm.statistics.reduce import _layer
 
 from ..support.marks import FUNCTION_WARNS
 from ..support.refusals import expect_unchanged
@@ -227,3 +228,8 @@ def test_inputs_refused() -> None:
     layer.eps = 0.0
     with pytest.raises(ValueError, match=r"expected eps > 0 in training"):
         layer(torch.randn(9, 4))
+
+
+def test_ranks_do_not_merge_covariances() -> None:
+    with pytest.raises(ValueError, match=r"who: expected running_mean and running_var, got 'white' without the latter"):
+        _layer("who", "white", sn.WhiteningBatchNorm(4), None)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import steadynorm as sn
 from steadynorm import reference
@@ -64,8 +67,8 @@ def test_masks_count_what_is_real() -> None:
 
 
 def test_guard_and_accumulation() -> None:
-    """A joint batch that is not finite moves nothing."""
-    layer = sn.BatchNorm1d(3, dtype=torch.float64)
+    """A micro-batch that is not finite stays out of the joint batch."""
+    layer, joint = (sn.BatchNorm1d(3, dtype=torch.float64) for _ in range(2))
     bad = normal(4, 3)
     bad[0, 0] = torch.nan
     with sn.guard_statistics(layer) as guard, sn.accumulate_statistics(layer, 2):
@@ -73,7 +76,30 @@ def test_guard_and_accumulation() -> None:
         with pytest.warns(sn.NonFiniteStatisticsWarning, match="guard_statistics: a batch at ''"):
             layer(bad)
     assert guard.kept_out == {"": 1}
-    assert layer.num_batches_tracked == 0
+    joint(normal(4, 3))
+    agree(dict(layer.named_buffers()), dict(joint.named_buffers()))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing(reentrant: bool) -> None:
+    """A forward that is repeated goes the same way as the first, and its moments do not count."""
+    layer, joint = (sn.BatchNorm2d(3, dtype=torch.float64) for _ in range(2))
+    x = normal(32, 3, 40, 41).requires_grad_()
+    with sn.accumulate_statistics(layer, 2):
+        for part in x.split(16):
+            checkpoint(layer, part, use_reentrant=reentrant).sum().backward()
+    joint(x)
+    agree(dict(layer.named_buffers()), dict(joint.named_buffers()))
+
+
+def test_copies_leave_the_contexts() -> None:
+    layer = sn.BatchNorm1d(3)
+    with sn.accumulate_statistics(layer, 2), sn.guard_statistics(layer):
+        copied = copy.deepcopy(layer)
+        converted = sn.SyncBatchNorm.convert_sync_batchnorm(layer)
+    for other in (copied, converted):
+        other(normal(4, 3, dtype=torch.float32))
+        assert other.num_batches_tracked == 1
 
 
 def test_exception_drops_what_waits() -> None:
@@ -89,7 +115,7 @@ def test_exception_drops_what_waits() -> None:
 
 def test_refusals() -> None:
     layer = sn.BatchNorm1d(3)
-    with pytest.raises(ValueError, match=r"accumulate_statistics: expected k >= 1 micro-batches a step, got 0"):
+    with pytest.raises(ValueError, match=r"accumulate_statistics: expected k >= 1 micro-batches a step, a whole number, got 0"):
         sn.accumulate_statistics(layer, 0).__enter__()
     with sn.accumulate_statistics(layer, 2), pytest.raises(ValueError, match="accumulates already"):
         sn.accumulate_statistics(layer, 2).__enter__()

@@ -111,6 +111,25 @@ def test_torch_s_own_layer_is_poisoned_for_good() -> None:
     torch.testing.assert_close(ours.running_mean, torch.full((3,), 2.0), rtol=0, atol=1.0)
 
 
+def test_variance_beyond_float32() -> None:
+    """torch's operator, which small tensors go to, would hand over a variance of inf as if it were a number."""
+    layer = sn.BatchNorm1d(4)
+    x = normal(64, 4, dtype=torch.float32) * 1e20
+    with sn.guard_statistics(layer) as guard, warnings.catch_warnings():
+        warnings.simplefilter("ignore", sn.NonFiniteStatisticsWarning)
+        layer(x)
+    assert layer.running_var is not None
+    assert layer.running_var.isfinite().all() or guard.kept_out == {}
+    assert guard.kept_out == {"": 1}
+
+
+def test_warning_as_an_error_changes_nothing_by_half() -> None:
+    model = model_of()
+    with pytest.raises(sn.NonFiniteStatisticsWarning):
+        model(poisoned((4, 3, 5, 6), torch.inf))  # warnings are errors here
+    assert model[1][0].num_batches_tracked == 1
+
+
 def test_exception_and_second_guard() -> None:
     model = model_of()
     with sn.guard_statistics(model), pytest.raises(ValueError, match=r"guard_statistics: '1\.0' is guarded already"):

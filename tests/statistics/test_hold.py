@@ -64,6 +64,16 @@ def test_exception_leaves_no_trace() -> None:
     assert all(module.track_running_stats for module in model.modules() if isinstance(module, nn.BatchNorm2d))
 
 
+def test_contexts_that_overlap() -> None:
+    layer = sn.BatchNorm2d(3)
+    first, second = sn.hold_statistics(layer), sn.hold_statistics(layer)
+    first.__enter__(), second.__enter__()
+    first.__exit__(None, None, None)
+    assert not layer.track_running_stats
+    second.__exit__(None, None, None)
+    assert layer.track_running_stats
+
+
 def test_sharpness_aware_step() -> None:
     """SAM's second forward, at perturbed weights, is held: statistics are those of a plain step."""
     plain, sharp = build(sn), build(sn)

@@ -78,7 +78,8 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
     def _running(self) -> Running:
         """The running statistics, and what is to become of them."""
         moves, guarded = self._moves(), self._guard is not None
-        momentum, collects = self._momentum() if moves else 0.0, moves and self._collector is not None
+        momentum = self._momentum() if moves else 0.0
+        collects = self.training and self._collector is not None  # also where a forward is repeated: by the same route
         return Running(self.running_mean, self.running_var, momentum, moves, guarded, collects)
 
     def _momentum(self) -> float | Tensor:
@@ -98,15 +99,18 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         if running.batch is not None and self._collector is not None:
             self._collector(self, running.batch)
             return
-        if not running.finite:
-            if self._guard is not None:
-                self._guard(self)
-                return
-            if not self._warned:
-                self._warned = True
-                warn_of_poison(self._speaker(), " steadynorm.guard_statistics keeps such batches out.")
+        if not running.finite and self._guard is not None:
+            self._guard(self)
+            return
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+        if not running.finite and not self._warned:
+            self._warned = True
+            warn_of_poison(self._speaker(), " steadynorm.guard_statistics keeps such batches out.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle has: not the contexts that the layer is in."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_guard", "_collector")}
 
     def extra_repr(self) -> str:
         if self.activation is None:

@@ -150,7 +150,7 @@ class SyncBatchNorm(_BatchNorm):
     @classmethod
     def _converted(cls, name: str, layer: nn.modules.batchnorm._BatchNorm, process_group: Any) -> SyncBatchNorm:
         new = cls(layer.num_features, affine=False, track_running_stats=False)
-        new.__dict__.update(layer.__dict__)
+        new.__dict__.update({k: v for k, v in layer.__dict__.items() if k not in ("_guard", "_collector")})
         new.process_group = getattr(layer, "process_group", None) if process_group is None else process_group
         new._path = name or None
         return new
@@ -189,7 +189,7 @@ class SyncBatchNorm(_BatchNorm):
         """A copy that shares the process group, which cannot be copied."""
         new = type(self).__new__(type(self))
         memo[id(self)], memo[id(self.process_group)] = new, self.process_group
-        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        new.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
         return new
 
 

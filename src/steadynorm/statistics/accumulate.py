@@ -24,7 +24,8 @@ def accumulate_statistics(model: nn.Module, k: int) -> Iterator[None]:
     Without it, gradient accumulation over k micro-batches moves them k times, each time by the variance of a small
     batch, and at k times the intended speed. **Only the running statistics** are those of the joint batch: each forward
     still normalizes by its own micro-batch. What is left when the context ends, fewer than k, moves them once more;
-    when it ends by an exception, it is dropped.
+    when it ends by an exception, it is dropped. A layer that is called twice a micro-batch counts two. A micro-batch
+    that a guard keeps out is left out of the joint batch.
 
     Args:
         model: any model; its layers that are not steadynorm's are refused.
@@ -43,8 +44,8 @@ def accumulate_statistics(model: nn.Module, k: int) -> Iterator[None]:
                     optimizer.zero_grad()
     """
     who = "accumulate_statistics"
-    if k < 1:
-        raise InvalidArgumentError(f"{who}: expected k >= 1 micro-batches a step, got {k}.")
+    if not isinstance(k, int) or k < 1:
+        raise InvalidArgumentError(f"{who}: expected k >= 1 micro-batches a step, a whole number, got {k!r}.")
     layers = own_batch_norms(who, model)
     for name, layer in layers.items():
         if layer._collector is not None:
@@ -65,23 +66,33 @@ class _Waiting:
 
     def __init__(self, k: int) -> None:
         self.k = k
-        self.parts: dict[Any, list[Moments]] = {}
+        self.parts: dict[Any, list[Moments | None]] = {}
 
     def __call__(self, layer: _BatchNorm, batch: Moments) -> None:
         parts = self.parts.setdefault(layer, [])
-        parts.append(batch)
+        kept_out = layer._guard is not None and batch.mean.is_cpu and not _is_finite(batch)
+        parts.append(None if kept_out else batch)
         if len(parts) == self.k:
-            move(layer, Moments.merge(self.parts.pop(layer)))
+            move(layer, self.parts.pop(layer))
+        if kept_out and layer._guard is not None:
+            layer._guard(layer)
 
     def flush(self) -> None:
-        for layer, parts in self.parts.items():
-            move(layer, Moments.merge(parts))
-        self.parts.clear()
+        while self.parts:
+            move(*self.parts.popitem())
+
+
+def _is_finite(batch: Moments) -> bool:
+    return bool((batch.mean.isfinite() & batch.m2.isfinite()).all())
 
 
 @torch.no_grad()
-def move(layer: _BatchNorm, batch: Moments) -> None:
-    """Moves a layer's running statistics towards a batch's moments (1, C), as its own forward would."""
+def move(layer: _BatchNorm, parts: list[Moments | None]) -> None:
+    """Moves a layer's running statistics by the moments (1, C) of all parts but those kept out, as a forward would."""
+    real = [part for part in parts if part is not None]
+    if not real:
+        return
+    batch = Moments.merge(real)
     running = Running(layer.running_mean, layer.running_var, layer._momentum(), guarded=layer._guard is not None)
     update_running(layer._speaker(), running, batch)
     layer._after(running)

@@ -25,14 +25,14 @@ class Guard:
 
     def __call__(self, layer: nn.Module) -> None:
         name = self._names[layer]
-        if name not in self.kept_out:
+        self.kept_out[name] = self.kept_out.get(name, 0) + 1
+        if self.kept_out[name] == 1:
             warnings.warn(
                 f"guard_statistics: a batch at {name!r} has a mean or variance that is not finite. It is kept out of "
                 "the running statistics, as all such batches will be; the guard's kept_out counts them.",
                 NonFiniteStatisticsWarning,
                 stacklevel=6,
             )
-        self.kept_out[name] = self.kept_out.get(name, 0) + 1
 
 
 @contextmanager

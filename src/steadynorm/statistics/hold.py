@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from ..walk import batch_norms
+
+_HELD: WeakKeyDictionary[nn.Module, tuple[int, bool]] = WeakKeyDictionary()
+"""How many contexts hold a layer, and whether it tracked statistics before the first."""
 
 
 @contextmanager
@@ -16,7 +20,7 @@ def hold_statistics(model: nn.Module) -> Iterator[None]:
 
     For forwards beside the training step: the second one of SAM, a discriminator's on generated images, an evaluation
     by batch statistics. Layers in eval mode are as always. torch's own layers are held too. `num_batches_tracked`
-    stays, and so does everything when the context is left by an exception.
+    stays, and so does everything when the context is left by an exception. Copies of the model made inside stay held.
 
     Args:
         model: any model with batch normalization layers.
@@ -30,11 +34,16 @@ def hold_statistics(model: nn.Module) -> Iterator[None]:
             model(perturbed).sum().backward()
     """
     layers = list(batch_norms("hold_statistics", model).values())
-    before = [layer.track_running_stats for layer in layers]
+    for layer in layers:
+        holds, before = _HELD.get(layer, (0, layer.track_running_stats))
+        _HELD[layer] = holds + 1, before
+        layer.track_running_stats = False  # in train mode: take the batch's statistics, keep none
     try:
-        for layer in layers:
-            layer.track_running_stats = False  # in train mode: take the batch's statistics, keep none
         yield
     finally:
-        for layer, tracks in zip(layers, before, strict=True):
-            layer.track_running_stats = tracks
+        for layer in layers:
+            holds, before = _HELD.pop(layer)
+            if holds > 1:
+                _HELD[layer] = holds - 1, before
+            else:
+                layer.track_running_stats = before

@@ -83,6 +83,11 @@ def reduce_statistics_(
 def _layer(who: str, name: str, layer: nn.modules.batchnorm._BatchNorm, weight: float | None) -> _Layer | None:
     """None for a layer without running statistics."""
     mean, var, tracked = layer.running_mean, layer.running_var, layer.num_batches_tracked
+    if mean is not None and var is None:
+        raise InvalidArgumentError(
+            f"{who}: expected running_mean and running_var, got {name!r} without the latter, as a whitening layer is: "
+            "ranks cannot merge its covariance. Pass the part of the model that holds the other layers."
+        )
     if mean is None or var is None:
         return None
     if weight is None and tracked is None:

@@ -7,6 +7,8 @@ import math
 from .coefficients import put, value
 from .compiling import inner
 
+TINY = 1e-18
+"""1 / standard deviation below which float32 does not hold the variance."""
 FAR = 8
 """Standard deviations from 0 at which a mean begins to cost float32 accuracy that matters."""
 
@@ -74,13 +76,14 @@ def update_running(call, count, mean, m2):
 
 @inner
 def harmless(mean, invstd, eps):
-    """Whether no mean is far above its standard deviation, and no variance far below eps.
+    """Whether no mean is far above its standard deviation, and no variance far below eps or beyond float32.
 
     Then x * scale + (bias - mean * scale) in float32 is as exact as (x - mean) * scale + bias, and 1 / invstd² - eps as
     the variance.
     """
     for channel in range(len(mean)):
-        if not (abs(mean[channel]) * invstd[channel] <= FAR and invstd[channel] * invstd[channel] * eps <= 0.5):
+        small = TINY < invstd[channel] and invstd[channel] * invstd[channel] * eps <= 0.5
+        if not (small and abs(mean[channel]) * invstd[channel] <= FAR):
             return False
     return True
 
