@@ -115,7 +115,7 @@ def test_exception_drops_what_waits() -> None:
 
 def test_refusals() -> None:
     layer = sn.BatchNorm1d(3)
-    with pytest.raises(ValueError, match=r"accumulate_statistics: expected k >= 1 micro-batches a step, a whole number, got 0"):
+    with pytest.raises(ValueError, match=r"accumulate_statistics: expected k >= 1 .*, a whole number, got 0"):
         sn.accumulate_statistics(layer, 0).__enter__()
     with sn.accumulate_statistics(layer, 2), pytest.raises(ValueError, match="accumulates already"):
         sn.accumulate_statistics(layer, 2).__enter__()
