@@ -73,7 +73,6 @@ def test_layer_that_a_transformation_only_captures(shape: tuple[int, ...]) -> No
     """Everything computed under torch.func is wrapped, also from ordinary tensors."""
     x, layer = draw(*shape), sn.BatchNorm2d(6)
     plain = sn.BatchNorm2d(6, affine=False, track_running_stats=False)
-    expected = plain(x).detach().sum((0, 2, 3))
     scale = torch.ones(())
     found = torch.func.grad(lambda s: (plain(x) * s).square().sum())(scale)
     torch.testing.assert_close(found, 2 * plain(x).square().sum())
@@ -81,7 +80,6 @@ def test_layer_that_a_transformation_only_captures(shape: tuple[int, ...]) -> No
     torch.testing.assert_close(
         torch.func.vmap(lambda s: s * layer(x))(draw(3)), draw(3)[:, None, None, None, None] * layer(x)
     )
-    assert torch.isfinite(expected).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -38,7 +38,7 @@ class NonFiniteStatisticsWarning(UserWarning):
 
 
 class RecordError(SteadynormError, ValueError):
-    """A study's records that are missing, damaged, of another version or of another study."""
+    """Records of a study or a benchmark that are missing, damaged, of another version, or of other settings."""
 
 
 class DataError(SteadynormError, ValueError):
