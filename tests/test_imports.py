@@ -18,8 +18,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 CHAIN = [
     {"cli"},
-    {"bench", "study", "report", "inspect", "surgery", "statistics"},
-    {"walk"},
+    {"bench", "study", "report", "inspect", "surgery", "statistics", "conventions"},
+    {"walk", "loading"},
     {"nn"},
     {"runtime"},
     {"functional"},

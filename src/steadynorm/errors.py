@@ -45,6 +45,14 @@ class DataError(SteadynormError, ValueError):
     """A data set that is missing, truncated or not what its name says."""
 
 
+class CheckpointError(SteadynormError, ValueError):
+    """A file of weights that is missing, damaged, not weights, or another model's."""
+
+
+class ModelError(SteadynormError, ValueError):
+    """A model that cannot be changed or measured as asked; it is as before."""
+
+
 class MissingExtraError(SteadynormError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

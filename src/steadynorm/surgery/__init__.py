@@ -1,0 +1,1 @@
+"""A user's model rewritten, all or nothing."""
