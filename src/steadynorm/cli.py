@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 try:
     import click
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 except ImportError as error:
     raise SystemExit(
         f"steadynorm: the command line needs optional packages ({error.name}): pip install 'steadynorm[study]'"
@@ -23,23 +23,14 @@ from .bench.jobs import Job, PeerError, jobs
 from .bench.record import open_benchmark
 from .bench.show import draw, show
 from .errors import SteadynormError
-from .records import Run
-from .report.table import table
-from .study import cnn
-from .study.data import NAMES, load
+from .records import Cell
+from .study import claims
+from .study.claim import Claim
+from .study.data import NAMES
 from .study.environment import environment
-from .study.training import OPTIMIZERS, Settings
-
-
-class PositiveFloat(click.FloatRange):
-    """A positive number that is neither infinite nor nan."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0, min_open=True)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
+from .study.runner import ENGINES, Engine
+from .study.study import judge
+from .study.study import run as run_study
 
 
 class Python(click.ParamType):
@@ -66,53 +57,89 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command()
-@click.option("--data", type=click.Choice(NAMES), default="digits", show_default=True, help="Images to learn.")
+@click.argument("names", nargs=-1, metavar="[CLAIM]...")
+@click.option("--list", "lists", is_flag=True, help="List the claims.")
+@click.option("--preset", type=click.Choice(["smoke", "quick", "full"]), default="quick", show_default=True)
+@click.option(
+    "--data", type=click.Choice(NAMES), help="Images to learn, for the claims that can.  [default: a claim's]"
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data's files.")
-@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True, help="Passes over the data.")
-@click.option("--batch-size", type=click.IntRange(min=2), default=64, show_default=True, help="Images a step.")
-@click.option("--lr", type=PositiveFloat(), default=1e-3, show_default=True, help="Learning rate.")
-@click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adam", show_default=True)
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Repetitions.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: runs/cnn-DATA]")
+@click.option("--seeds", type=click.IntRange(min=1), help="Repetitions.  [default: the preset's]")
+@click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time.  [default: one a processor]")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of a run.")
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default="local", show_default=True, help="Processes, or a cluster."
+)
+@click.option("--address", help="Of a running cluster.  [default: one is started here]")
+@click.option("--tensorboard", is_flag=True, help="Write event files too, into OUT/tensorboard.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.  [default: runs/CLAIM-PRESET]")
 def study(
-    data: str,
+    names: tuple[str, ...],
+    lists: bool,
+    preset: str,
+    data: str | None,
     data_dir: Path | None,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    optimizer: str,
-    seeds: int,
+    seeds: int | None,
+    jobs: int | None,
+    threads: int,
+    engine: str,
+    address: str | None,
+    tensorboard: bool,
     out: Path | None,
 ) -> None:
-    """Train one CNN with and without batch normalization, everything else equal, and report.
+    """Measure claims about batch normalization, by default that it helps a small CNN; "all" for all of them.
 
-    A finished run is kept at once; the same command goes on where an interrupted one stopped.
+    The networks of a claim are trained with everything else equal, over several seeds, and compared pair by pair. A
+    finished run is kept at once, one in progress every 15 seconds; the same command goes on where an interrupted one
+    stopped, and repeats nothing.
     """
-    out = out or Path("runs") / f"cnn-{data}"
-    settings = Settings(epochs, batch_size, lr, optimizer)
+    if lists:
+        for claim in claims.find(["all"]).values():
+            click.echo(f"{claim.name:<18}{claim.question}")
+        return
+    wanted = claims.find(names or ["cnn"])
+    out = out or Path("runs") / f"{'-'.join(names or ['cnn']) if len(names) < 3 else 'several'}-{preset}"
+    cells = [cell for claim in wanted.values() for cell in claim.cells(preset, seeds=seeds, data=data)]
+    options = {"--data": data, "--data-dir": data_dir, "--seeds": seeds, "--threads": threads if threads > 1 else None}
+    given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
+    command = shlex.join(["steadynorm", "study", *wanted, "--preset", preset, *given, "--out", str(out)])
+    where = Engine(engine, jobs, threads, address, tensorboard)
+    _study(wanted, cells, out, where, preset=preset, command=command, data_directory=data_dir)
+
+
+def _study(wanted: dict[str, Claim], cells: list[Cell], out: Path, engine: Engine, **settings: Any) -> None:
+    """Runs a study with a bar, shows what it found, and draws the report."""
     console = Console()
-    with console.status(f"reading {data}"):
-        images = load(data, data_dir)
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
     try:
-        with RichWatcher(console) as watcher:
-            kept = cnn.run(images, data_dir, settings, seeds, out, watcher)
+        with Progress(*columns, console=console, transient=True) as progress:
+            bar = progress.add_task("runs", total=len(cells))
+            run_study(
+                wanted, cells, out, engine=engine, watch=lambda done: progress.update(bar, completed=done), **settings
+            )
     except KeyboardInterrupt:
-        if not records.exist(out):
-            _fail("interrupted; no run was begun", 130)
-        kept = records.read(out)
-        done = f"{len(kept.runs)} of {len(kept.wanted)} runs are finished and kept in {out}"
-        _fail(f"interrupted; {done}. The same command goes on; `steadynorm report {out}` draws what there is.", 130)
-    console.print(table(kept))
-    _write_report(console, out)
+        done = sum(records.exists(records.place(out, cell)) for cell in cells)
+        _fail(
+            f"interrupted; {done} of {len(cells)} runs are finished and kept in {out}. The same command goes on; "
+            f"`steadynorm report {out}` draws what there is.",
+            130,
+        )
+    _show(console, out)
 
 
 @cli.command(name="report")
 @click.argument("directory", type=click.Path(path_type=Path))
 def report_command(directory: Path) -> None:
-    """Draw the page and the picture of the records in DIRECTORY again."""
-    console = Console()
-    console.print(table(records.read(directory)))
-    _write_report(console, directory)
+    """Judge and draw the runs in DIRECTORY again, also those of a study that is not finished."""
+    study = records.read(directory / records.STUDY, records.Study)
+    judge(claims.find(study.claims), directory)
+    _show(Console(), directory)
+
+
+def _show(console: Console, directory: Path) -> None:
+    console.print(report.ledger(directory))
+    for path in report.write(directory):
+        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
 
 
 @cli.command()
@@ -190,48 +217,6 @@ def env() -> None:
     width = max(map(len, found))
     for name, value in found.items():
         click.echo(f"{name:<{width}}  {value}")
-
-
-def _write_report(console: Console, directory: Path) -> None:
-    for path in report.write(directory):
-        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
-
-
-class RichWatcher:
-    """Shows a bar for the run in progress, with loss and accuracy, and a line for each finished one."""
-
-    def __init__(self, console: Console) -> None:
-        self._task = TaskID(0)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-
-    def __enter__(self) -> RichWatcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def begin(self, variant: str, seed: int, steps: int) -> None:
-        self._progress.start()
-        self._task = self._progress.add_task(f"{variant}, seed {seed}", total=steps, figures="")
-
-    def step(self, loss: float, accuracy: float) -> None:
-        self._progress.update(self._task, advance=1, figures=f"loss {loss:.4f}  accuracy {accuracy:.4f}")
-
-    def end(self, run: Run) -> None:
-        self._progress.remove_task(self._task)
-        seconds = sum(epoch.seconds for epoch in run.epochs)
-        self._progress.console.print(
-            f"{run.variant}, seed {run.seed}: test accuracy {run.test_accuracy:.4f}, trained in {seconds:.1f} s",
-            highlight=False,
-        )
 
 
 def main() -> None:

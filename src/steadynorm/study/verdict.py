@@ -1,0 +1,115 @@
+"""Verdicts from paired seeds: a mean difference, its 95% interval, and nothing from one run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Effect, Run, Setting
+from .results import Measure, Results
+
+Factors = dict[str, Setting]
+LEVEL = 0.95
+
+
+def difference(
+    results: Results,
+    measure: Measure,
+    one: Factors,
+    other: Factors,
+    label: str,
+    unit: str,
+    *,
+    scale: float = 1,
+    decides: bool = True,
+) -> Effect:
+    """Mean of `one` minus `other` over seeds that have both, times `scale`; 0 is no effect."""
+    pairs = _pairs(results, measure, one, other)
+    return _effect(label, unit, [scale * (a - b) for a, b in pairs], 0.0, decides)
+
+
+def ratio(
+    results: Results, measure: Measure, one: Factors, other: Factors, label: str, *, decides: bool = True
+) -> Effect:
+    """Geometric mean of `one` over `other`, over seeds that have both above 0; 1 is no effect."""
+    ratios = [a / b for a, b in _pairs(results, measure, one, other) if a > 0 and b > 0]
+    return _geometric(label, ratios, decides)
+
+
+def speedup(results: Results, one: Factors, other: Factors, label: str, *, decides: bool = True) -> Effect:
+    """How many times fewer steps `one` needs to the best validation accuracy that `other` reaches, pair by pair.
+
+    The steps of `other` are those to its own best. Where `one` never gets there, all of its steps count, which gives at
+    most 1 where both train equally long.
+    """
+    ratios = []
+    firsts = {run.cell.seed: run for run in results.select(**one)}
+    for run in results.select(**other):
+        if run.cell.seed in firsts and (goal := best(run)) is not None:
+            own, first = steps_to(run, goal), firsts[run.cell.seed]
+            needed = steps_to(first, goal) or max(first.series[VALIDATION].x, default=0)
+            if own and needed:
+                ratios.append(own / needed)
+    return _geometric(label, ratios, decides)
+
+
+VALIDATION = "validation accuracy"
+
+
+def best(run: Run) -> float | None:
+    """The highest validation accuracy at any evaluation; None if there is none."""
+    return max((y for y in run.series[VALIDATION].y if y is not None), default=None)
+
+
+def steps_to(run: Run, accuracy: float) -> float | None:
+    """The first step at which validation accuracy is at least this; None if it never is."""
+    series = run.series[VALIDATION]
+    return next((x for x, y in zip(series.x, series.y, strict=True) if y is not None and y >= accuracy), None)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's 95% interval of the mean; None for fewer than two values."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    middle = float(np.mean(values))
+    return middle - half, middle + half
+
+
+def judged(effects: Sequence[Effect]) -> str:
+    """Supported if every deciding effect's interval is above its neutral value, contradicted if every one is below.
+
+    Undecided in between, and without an interval (fewer than two pairs of runs).
+    """
+    deciding = [effect for effect in effects if effect.decides]
+    if not deciding or any(effect.low is None or effect.high is None for effect in deciding):
+        return UNDECIDED
+    if all(effect.low > effect.neutral for effect in deciding):  # type: ignore[operator]
+        return SUPPORTED
+    if all(effect.high < effect.neutral for effect in deciding):  # type: ignore[operator]
+        return CONTRADICTED
+    return UNDECIDED
+
+
+def _pairs(results: Results, measure: Measure, one: Factors, other: Factors) -> list[tuple[float, float]]:
+    first, second = results.by_seed(measure, **one), results.by_seed(measure, **other)
+    return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+
+
+def _geometric(label: str, ratios: list[float], decides: bool) -> Effect:
+    found = _effect(label, "×", [math.log(ratio) for ratio in ratios], 0.0, decides)
+    estimate, low, high = (
+        None if v is None else math.exp(min(v, 700)) for v in (found.estimate, found.low, found.high)
+    )
+    return Effect(label, "×", estimate, low, high, 1.0, found.pairs, decides)
+
+
+def _effect(label: str, unit: str, values: list[float], neutral: float, decides: bool) -> Effect:
+    between = interval(values)
+    low, high = between if between is not None else (None, None)
+    estimate = float(np.mean(values)) if values else None
+    return Effect(label, unit, estimate, low, high, neutral, len(values), decides)
