@@ -121,7 +121,7 @@ def _compute(tasks: list[tuple[Any, tuple[Any, ...]]], engine: Engine) -> None:
         jobs = min(jobs, len(tasks)) if engine.name == "local" else jobs
         calls = [delayed(function)(*arguments) for function, arguments in tasks]
         try:
-            Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="all" if engine.name != "local" else "2*n_jobs")(calls)
+            Parallel(n_jobs=jobs, pre_dispatch="2*n_jobs" if engine.name == "local" else "all")(calls)
         except TerminatedWorkerError:
             _isolate(tasks, engine)
 

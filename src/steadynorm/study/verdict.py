@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Effect, Run, Setting
 from .results import Measure, Results
 
-Factors = dict[str, Setting]
+Factors = Mapping[str, Setting]
 LEVEL = 0.95
 
 

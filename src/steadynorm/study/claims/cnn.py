@@ -9,8 +9,9 @@ from ..claim import Claim, Judgement, Outcome, Preset
 from ..models import cnn
 from ..results import Results
 from ..showing import in_words, means, training_figure
+from ..sources import Images
 from ..tools import Tools
-from ..training import Recipe, epochs, fit
+from ..training import Recipe, fit
 from ..verdict import difference, judged, speedup
 
 WITHOUT, WITH = {"network": "without BN"}, {"network": "with BN"}
@@ -21,7 +22,8 @@ def run(cell: Cell, tools: Tools) -> Outcome:
     data = tools.data()
     channels, size = data.train.images.shape[1:3]
     model = cnn(channels, size, data.classes, batch_norm=cell.factors == WITH)
-    return fit(model, Recipe.of(cell, steps=epochs(cell, data)), data, cell.seed, tools.keeper)
+    recipe = Recipe.of(cell)
+    return fit(model, recipe, Images(data, recipe.batch_size, cell.seed), tools.keeper)
 
 
 def judge(results: Results) -> Judgement:

@@ -1,0 +1,153 @@
+"""Where training takes its batches from: images in memory, or a user's loaders; the same ones for the same seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InvalidArgumentError
+from .data import ImageData
+
+Batch = tuple[Any, Tensor]
+
+
+class Source(Protocol):
+    """Batches of one run. Equal seeds give equal batches, whatever step is asked for first."""
+
+    steps_in_epoch: int
+
+    def batch(self, step: int) -> Batch:
+        """Input and labels of a training step, from 0."""
+        ...
+
+    def part(self, name: str) -> Iterable[Batch]:
+        """All of "validation" or "test", in order."""
+        ...
+
+
+def pictures(images: Tensor) -> Tensor:
+    """uint8 (N, C, H, W) as float32 in [0, 1], channels last."""
+    return images.float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
+class Images:
+    """Batches of images in memory. Every epoch has an order of its own; its last, smaller batch is left out.
+
+    Args:
+        data: the images.
+        batch_size: at least 1; more than there are makes batches of all.
+        seed: of the run.
+        prepare: from uint8 images to the network's input.
+        augment: changes a training input at random; draws from the generator alone.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        batch_size: int,
+        seed: int,
+        *,
+        prepare: Callable[[Tensor], Tensor] = pictures,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    ) -> None:
+        self._data, self._seed, self._prepare, self._augment = data, seed, prepare, augment
+        self._batch_size = batch_size
+        self.steps_in_epoch = max(1, len(data.train.labels) // batch_size)
+
+    def batch(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_in_epoch)
+        order = _order(len(self._data.train.labels), self._seed, epoch)
+        index = order[place * self._batch_size : (place + 1) * self._batch_size]
+        x = self._prepare(self._data.train.images[index])
+        if self._augment is not None:
+            x = self._augment(x, torch.Generator().manual_seed(mixed(self._seed, step)))
+        return x, self._data.train.labels[index]
+
+    def part(self, name: str) -> Iterator[Batch]:
+        part = getattr(self._data, name)
+        for images, labels in zip(part.images.split(500), part.labels.split(500), strict=True):
+            yield self._prepare(images), labels
+
+
+@lru_cache(maxsize=4)
+def _order(examples: int, seed: int, epoch: int) -> Tensor:
+    return torch.randperm(examples, generator=torch.Generator().manual_seed(mixed(seed, epoch)))
+
+
+def mixed(seed: int, number: int) -> int:
+    """One seed from two numbers, different for different pairs."""
+    return seed * 1_000_000_007 + number
+
+
+class Loaders:
+    """A user's loaders of (input, labels).
+
+    Shuffling and random transforms draw from torch's, NumPy's and Python's global generators, which are seeded for each
+    epoch, and set aside while the network draws from them. So batches depend on seed and step alone.
+
+    Args:
+        loaders: for training, validation and, if there is a third, testing; else validation serves for both.
+        seed: of the run.
+    """
+
+    def __init__(self, loaders: Iterable[Iterable[Batch]], seed: int) -> None:
+        given = list(loaders)
+        if len(given) not in (2, 3):
+            raise InvalidArgumentError(
+                f"compare: expected loaders for training, validation and perhaps testing, got {len(given)} of them."
+            )
+        if not isinstance(given[0], Sized) or len(given[0]) == 0:
+            raise InvalidArgumentError(
+                "compare: expected a training loader with a length above 0, as a torch.utils.data.DataLoader of a data "
+                f"set has, got {type(given[0]).__name__}."
+            )
+        self._loaders = {"train": given[0], "validation": given[1], "test": given[-1]}
+        self._seed, self._epoch, self._place = seed, -1, 0
+        self._iterator: Iterator[Batch] = iter(())
+        self._random: Any = None
+        self.steps_in_epoch = len(given[0])
+
+    def batch(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_in_epoch)
+        with self._own_random():
+            if (epoch, place) != (self._epoch, self._place):
+                torch.manual_seed(mixed(self._seed, epoch))
+                np.random.seed(mixed(self._seed, epoch) % 2**32)  # noqa: NPY002 (a user's transforms use it)
+                random.seed(mixed(self._seed, epoch))
+                self._iterator = iter(self._loaders["train"])
+                for _ in range(place):
+                    next(self._iterator)
+            self._epoch, self._place = epoch, place + 1
+            return next(self._iterator)
+
+    def part(self, name: str) -> Iterable[Batch]:
+        return self._loaders[name]
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        """Inside, the global generators are the loaders'; outside, the network's."""
+        before = _random_state()
+        if self._random is not None:
+            _set_random_state(self._random)
+        try:
+            yield
+        finally:
+            self._random = _random_state()
+            _set_random_state(before)
+
+
+def _random_state() -> tuple[Any, ...]:
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+
+
+def _set_random_state(state: tuple[Any, ...]) -> None:
+    torch.set_rng_state(state[0])
+    np.random.set_state(state[1])  # noqa: NPY002
+    random.setstate(state[2])
