@@ -18,6 +18,7 @@ from .nn import (
     WhiteningBatchNorm,
 )
 from .statistics import accumulate_statistics, guard_statistics, hold_statistics, reduce_statistics_
+from .study.compare import compare
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "WhiteningBatchNorm",
     "__version__",
     "accumulate_statistics",
+    "compare",
     "functional",
     "guard_statistics",
     "hold_statistics",

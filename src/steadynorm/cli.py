@@ -23,14 +23,16 @@ from .bench.jobs import Job, PeerError, jobs
 from .bench.record import open_benchmark
 from .bench.show import draw, show
 from .errors import SteadynormError
-from .records import Cell
+from .loading import load_object
 from .study import claims
-from .study.claim import Claim
+from .study.compare import claims_of, normalized
+from .study.compare import compare as run_compare
 from .study.data import NAMES
 from .study.environment import environment
 from .study.runner import ENGINES, Engine
 from .study.study import judge
 from .study.study import run as run_study
+from .study.training import OPTIMIZERS
 
 
 class Python(click.ParamType):
@@ -104,26 +106,22 @@ def study(
     given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
     command = shlex.join(["steadynorm", "study", *wanted, "--preset", preset, *given, "--out", str(out)])
     where = Engine(engine, jobs, threads, address, tensorboard)
-    _study(wanted, cells, out, where, preset=preset, command=command, data_directory=data_dir)
+    settings = {"preset": preset, "command": command, "data_directory": data_dir, "engine": where}
+    _with_bar(len(cells), out, lambda watch: run_study(wanted, cells, out, watch=watch, **settings))
 
 
-def _study(wanted: dict[str, Claim], cells: list[Cell], out: Path, engine: Engine, **settings: Any) -> None:
+def _with_bar(runs: int, out: Path, study: Callable[[Callable[[float], None]], object]) -> None:
     """Runs a study with a bar, shows what it found, and draws the report."""
     console = Console()
     columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
     try:
         with Progress(*columns, console=console, transient=True) as progress:
-            bar = progress.add_task("runs", total=len(cells))
-            run_study(
-                wanted, cells, out, engine=engine, watch=lambda done: progress.update(bar, completed=done), **settings
-            )
+            bar = progress.add_task("runs", total=runs)
+            study(lambda done: progress.update(bar, completed=done))
     except KeyboardInterrupt:
-        done = sum(records.exists(records.place(out, cell)) for cell in cells)
-        _fail(
-            f"interrupted; {done} of {len(cells)} runs are finished and kept in {out}. The same command goes on; "
-            f"`steadynorm report {out}` draws what there is.",
-            130,
-        )
+        done = len(list(out.glob("runs/*/*.json")))
+        how = f"The same command goes on; `steadynorm report {out}` draws what there is."
+        _fail(f"interrupted; {done} of {runs} runs are finished and kept in {out}. {how}", 130)
     _show(console, out)
 
 
@@ -131,9 +129,58 @@ def _study(wanted: dict[str, Claim], cells: list[Cell], out: Path, engine: Engin
 @click.argument("directory", type=click.Path(path_type=Path))
 def report_command(directory: Path) -> None:
     """Judge and draw the runs in DIRECTORY again, also those of a study that is not finished."""
-    study = records.read(directory / records.STUDY, records.Study)
-    judge(claims.find(study.claims), directory)
+    kept = records.read(directory / records.STUDY, records.Study)
+    judge(claims_of(kept), directory)
     _show(Console(), directory)
+
+
+@cli.command()
+@click.argument("factory", metavar="PACKAGE.MODULE:FACTORY")
+@click.option("--data", required=True, metavar="PACKAGE.MODULE:LOADERS", help="Makes (train, validation[, test]).")
+@click.option(
+    "--norms", default="batch,group,layer,none", show_default=True, help="What to compare; the first is judged."
+)
+@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True, help="Passes over the data.")
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate.")
+@click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="adam", show_default=True)
+@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Repetitions.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Runs at a time.  [default: one a processor]")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of a run.")
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default="local", show_default=True, help="Processes, or a cluster."
+)
+@click.option("--address", help="Of a running cluster.  [default: one is started here]")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/compare"), show_default=True)
+def compare(
+    factory: str,
+    data: str,
+    norms: str,
+    jobs: int | None,
+    threads: int,
+    engine: str,
+    address: str | None,
+    out: Path,
+    **training: Any,
+) -> None:
+    """Train your network with other normalizations in place of its batch normalization, side by side, and report.
+
+    FACTORY makes the network, LOADERS the data: loaders of batches (input, labels) for training and validation, and
+    for testing if there is a third. Everything but the normalization is equal.
+    """
+    who = "compare"
+    variants = normalized(load_object(who, factory), norms.split(","))
+    given = [str(part) for name, value in training.items() for part in (f"--{name.replace('_', '-')}", value)]
+    words = ["steadynorm", who, factory, "--data", data, "--norms", norms, *given, "--out", str(out)]
+    where = Engine(engine, jobs, threads, address)
+    runs = len(variants) * training["seeds"]
+    _with_bar(
+        runs,
+        out,
+        lambda watch: run_compare(
+            variants, load_object(who, data), out=out, engine=where, command=shlex.join(words), watch=watch, **training
+        ),
+    )
 
 
 def _show(console: Console, directory: Path) -> None:

@@ -67,7 +67,7 @@ def in_words(effect: Effect) -> str:
     if effect.estimate is None:
         return f"{effect.label}: not measured"
     form = _times if effect.unit == "×" else _signed
-    unit = "" if effect.unit == "×" else f" {effect.unit}"
+    unit = f" {effect.unit}" if effect.unit not in ("", "×") else ""
     if effect.low is None or effect.high is None:
         return f"{effect.label}: {form(effect.estimate)}{unit} (one pair, no interval)"
     between = f"{form(effect.low)} to {form(effect.high)}"
