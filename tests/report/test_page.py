@@ -101,10 +101,12 @@ def test_every_figure_is_drawn_when_it_is_reached(page: Page) -> None:
 
 
 def test_bands_stop_where_the_loss_is_not_finite(desk: Page) -> None:
-    """The loss with BN is left out at step 200, so what is drawn of its range is from step 300 on."""
+    """The loss with BN is left out at step 200, so its range is a stroke at step 100, and a band from step 300 on."""
     loss = plots(desk, "cnn-1")[1]
     found = loss.evaluate("plot => plot.data.filter(trace => trace.fill).map(trace => trace.x)")
     assert found == [[100, 200, 300, 400, 400, 300, 200, 100, 100, None], [300, 400, 400, 300, 300, None]]
+    strokes = loss.evaluate("plot => plot.data[3].error_y.array.map(length => Math.round(1000 * length))")
+    assert strokes == [100, 0, 0, 0]
     assert loss.evaluate("plot => plot.layout.yaxis.type") == "log"
 
 

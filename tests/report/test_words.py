@@ -11,7 +11,7 @@ from rich.console import Console
 from steadynorm import records, report
 from steadynorm.records import EVIDENCE, Effect, Evidence, Line, Panel, Table
 from steadynorm.report import words
-from steadynorm.report.drawing import drawing
+from steadynorm.report.drawing import alone, drawing
 from steadynorm.report.forest import Forest, forest
 from steadynorm.report.names import stems
 from steadynorm.report.styles import numbered, style
@@ -32,6 +32,7 @@ TIMES = Effect("steps", "×", 2.0, 0.5, 8.0, 1.0, 3)
         (-12.0, "−12"),
         (0.93214567, "0.9321"),
         (-0.5, "−0.5"),
+        (12345.67, "12,346"),
         (1234567.5, "1.23e6"),
         (0.000123456, "1.23e−4"),
         (1e300, "1.00e300"),
@@ -92,6 +93,12 @@ def test_what_a_logarithmic_axis_cannot_show_is_left_out() -> None:
         [None, None, 0.1],
     )
     assert drawn.left_out == 2
+
+
+def test_points_without_a_neighbour() -> None:
+    gaps = drawing(Panel("", "", "", [Line("a", [1, 2, 3, 4, 5, 6], [1, None, 1, 1, None, 1])])).lines[0]
+    assert alone(gaps) == [0, 5]
+    assert alone(Line("a", [1], [1.0], [0.5], [2.0])) == [0]
 
 
 def test_an_axis_of_words_has_every_word_once() -> None:

@@ -37,6 +37,16 @@ def drawing(panel: Panel) -> Drawing:
     return Drawing(log_x, log_y, labels, lines, known - sum(y is not None for line in lines for y in line.y))
 
 
+def alone(line: Line) -> list[int]:
+    """Which points have no neighbour: their range is no band but a stroke."""
+    known = [
+        False,
+        *(low is not None and high is not None for low, high in zip(line.low, line.high, strict=True)),
+        False,
+    ]
+    return [i for i in range(len(line.y)) if known[i + 1] and not known[i] and not known[i + 2]]
+
+
 def columns(figure: Figure) -> int:
     """How many panels stand side by side."""
     return {1: 1, 2: 2, 4: 2}.get(len(figure.panels), 3)

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..records import Evidence, Figure, Line, Panel
-from .drawing import Drawing, Values, columns, drawing
+from .drawing import Drawing, Values, alone, columns, drawing
 from .names import stems
 from .styles import COLOURS, SOLO, is_solo, numbered, style
 
@@ -103,6 +103,8 @@ def _scales(axes: Axes, drawn: Drawing) -> None:
 def _curve(axes: Axes, line: Line, drawn: Drawing, look: dict[str, Any]) -> None:
     xs = _places(line, drawn)
     axes.fill_between(xs, _numbers(line.low), _numbers(line.high), color=look["color"], alpha=0.18, linewidth=0)
+    for place in alone(line):
+        axes.plot([xs[place]] * 2, _numbers([line.low[place], line.high[place]]), color=look["color"], linewidth=1.2)
     axes.plot(xs, _numbers(line.y), markevery=max(1, len(xs) // MARKERS), **look)
 
 

@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Evidence, Figure, Panel, Section
 from . import styles, words
-from .drawing import Values, columns, drawing
+from .drawing import Values, alone, columns, drawing
 from .forest import WIDTH, forest
 from .names import stems
 
@@ -63,6 +63,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
             "y": _short(line.y),
             "low": _short(line.low),
             "high": _short(line.high),
+            "alone": alone(line),
         }
         for line in drawn.lines
     ]

@@ -8,14 +8,15 @@ NONE = "–"
 
 
 def number(value: float | str | None) -> str:
-    """Four significant digits, whole numbers in full; text as it is."""
+    """To four significant digits, from a thousand to a million to the whole number; text as it is."""
     if value is None:
         return NONE
     if isinstance(value, str):
         return value
-    if value == int(value) and abs(value) < 1e9:
+    size = abs(value)
+    if (value == int(value) and size < 1e9) or 1e3 <= size < 1e6:
         return _minus(f"{value:,.0f}")
-    return _minus(_plain(f"{value:.4g}") if 1e-3 <= abs(value) < 1e6 else _plain(f"{value:.2e}"))
+    return _minus(_plain(f"{value:.4g}") if 1e-3 <= size < 1e3 else _plain(f"{value:.2e}"))
 
 
 def estimate(effect: Effect) -> str:
