@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -185,8 +186,10 @@ def compare(
 
 def _show(console: Console, directory: Path) -> None:
     console.print(report.ledger(directory))
-    for path in report.write(directory):
-        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+    page, *others = report.write(directory)
+    folders = Counter(path.parent for path in others)
+    beside = "".join(f"; {count} files in {folder}" for folder, count in folders.items())
+    console.print(f"wrote {page}{beside}", soft_wrap=True, highlight=False)
 
 
 @cli.command()
