@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
+from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.extending import intrinsic
 
@@ -31,6 +32,31 @@ class _NoAlias(Compiler):
     def define_pipelines(self) -> Any:
         self.state.flags = self.state.flags.copy()
         self.state.flags.noalias = True
+        return super().define_pipelines()
+
+
+class _SealedLibrary(JITCodeLibrary):
+    """Compiled code of which others see the C function alone.
+
+    Numba compiles a function that kernels share anew into each, under one name, and its linker then takes the one that
+    was loaded first for all: sums would be rounded according to which kernels a process, or one that filled the cache
+    before it, happened to compile first.
+    """
+
+    def _optimize_final_module(self) -> None:
+        super()._optimize_final_module()
+        for function in self._final_module.functions:
+            if not function.is_declaration and not function.name.startswith("cfunc."):
+                function.linkage = binding.Linkage.internal
+
+
+class _Sealed(Compiler):
+    """Compiles into a library of its own."""
+
+    def define_pipelines(self) -> Any:
+        codegen, identity = self.state.targetctx.codegen(), self.state.func_id
+        self.state.library = _SealedLibrary(codegen, identity.func_qualname)
+        self.state.library.enable_object_caching()
         return super().define_pipelines()
 
 
@@ -57,7 +83,8 @@ def exact(function: Callable) -> Any:
 def entry(function: Callable) -> Any:
     """Compiles a C function of one pointer, kept on disk for the next process."""
     with _cache_folder():
-        return numba.cfunc(types.void(types.voidptr), cache=True, error_model="numpy")(function)
+        compiled = numba.cfunc(types.void(types.voidptr), cache=True, error_model="numpy", pipeline_class=_Sealed)
+        return compiled(function)
 
 
 def numba_version() -> str:
