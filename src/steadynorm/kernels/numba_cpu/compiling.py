@@ -60,24 +60,28 @@ class _Sealed(Compiler):
         return super().define_pipelines()
 
 
+_FROM_KERNELS_ALONE = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""What is never called from Python needs no code for that, which takes a sixth of the time that compiling takes."""
+
+
 def summing(function: Callable) -> Any:
     """Compiles sums over a row, in any order; its array arguments do not overlap unless they are all read only."""
-    return numba.njit(error_model="numpy", nogil=True, fastmath=REASSOCIATE, pipeline_class=_NoAlias)(function)
+    return numba.njit(**_FROM_KERNELS_ALONE, fastmath=REASSOCIATE, pipeline_class=_NoAlias)(function)
 
 
 def elementwise(function: Callable) -> Any:
     """Compiles arithmetic on each value of a row, in the order it is written; arguments as for `summing`."""
-    return numba.njit(error_model="numpy", nogil=True, fastmath={"contract", "nsz"}, pipeline_class=_NoAlias)(function)
+    return numba.njit(**_FROM_KERNELS_ALONE, fastmath={"contract", "nsz"}, pipeline_class=_NoAlias)(function)
 
 
 def inner(function: Callable) -> Any:
     """Compiles a function that only kernels call."""
-    return numba.njit(error_model="numpy", nogil=True)(function)
+    return numba.njit(**_FROM_KERNELS_ALONE)(function)
 
 
 def exact(function: Callable) -> Any:
     """Compiles arithmetic on one value whose order of operations matters; always inlined, so that rows vectorize."""
-    return numba.njit(error_model="numpy", nogil=True, forceinline=True, fastmath={"contract"})(function)
+    return numba.njit(**_FROM_KERNELS_ALONE, forceinline=True, fastmath={"contract"})(function)
 
 
 def entry(function: Callable) -> Any:
