@@ -68,7 +68,8 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
             cli.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
-        return Done(code, *capsys.readouterr())
+        said = capsys.readouterr()
+        return Done(code, said.out, said.err)
 
     yield command
     sys.modules.pop("theirs", None)

@@ -280,6 +280,27 @@ def test_compiled_models_are_seen_through() -> None:
         agree(plain.state_dict()[name], value)
 
 
+def test_wrapped_models_are_looked_through() -> None:
+    layer, x = sn.BatchNorm1d(3).double(), normal(20, 3)
+    assert list(sn.recalibrate_(nn.DataParallel(nn.Sequential(layer)), x.split(8))) == ["0"]
+    agree(running(layer), of_all(x))
+
+
+def test_a_model_that_takes_gradients_in_its_forward() -> None:
+    """An energy's gradient: statistics get no history."""
+    model = nn.Sequential(nn.Linear(3, 3), sn.BatchNorm1d(3), sn.WhiteningBatchNorm(3)).double()
+    x = normal(20, 3)
+
+    def call(model: nn.Module, batch: Tensor) -> None:
+        with torch.enable_grad():
+            inner = batch.clone().requires_grad_()
+            torch.autograd.grad(model(inner).square().sum(), inner)
+
+    sn.recalibrate_(model, x.split(8), call=call)
+    agree(running(model[1]), of_all(model[0](x).detach()))
+    assert not any(buffer.requires_grad for buffer in model.buffers())
+
+
 def test_sixteen_bits() -> None:
     """Statistics of 16-bit data are float32, and exact to that."""
     layer = sn.BatchNorm1d(3).half()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .population import Population, measured
@@ -68,6 +69,7 @@ class Meter:
             parts.setdefault(name, []).append(population)
         return {name: Population.merge(of_calls) for name, of_calls in parts.items()}
 
+    @torch.no_grad()  # whatever the model does with gradients
     def _before(self, site: Site, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         call = site.name, self._seen[site.name]
         self._seen[site.name] += 1
