@@ -228,6 +228,11 @@ def test_what_a_dtype_cannot_hold() -> None:
     refused(ValueError, r"at '0' that is inf or nan in torch\.float16", model, lambda: sn.recalibrate_(model, [x]))
 
 
+def test_the_model_itself_has_no_name() -> None:
+    layer = sn.BatchNorm1d(3).double()
+    refused(ValueError, "two values a channel at the model itself", layer, lambda: sn.recalibrate_(layer, [X[:1]]))
+
+
 def test_a_process_group_without_any() -> None:
     model = build()
     refused(

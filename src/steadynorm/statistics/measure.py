@@ -137,16 +137,17 @@ class _Session:
     def _judged(self, wanted: list[Site], found: dict[str, Population]) -> dict[str, Population]:
         """The populations over all ranks, if all are ones that a layer can have; the same on every rank."""
         who, merged = self.wanted.who, self.ranks.merge(wanted, found)
-        missing = [site.name for site in wanted if merged[site.name].batches == 0]
+        missing = [site for site in wanted if merged[site.name].batches == 0]
         if len(missing) == len(self.sites) and not any(map(sum, self.ranks.all_have([self.read]))):
             raise InvalidArgumentError(f"{who}: expected data with at least one batch, got none.")
         if missing and (self.wanted.unreached == "raise" or len(missing) == len(wanted)):
+            places = ", ".join(site.place for site in missing)
             raise ModelError(
-                f"{who}: the data never reached {', '.join(map(repr, missing))}. Leave out of the model what eval mode "
-                'does not use, pass call= for what a batch is to do, or unreached="keep" to leave those as they are.'
+                f"{who}: the data never reached {places}. Leave out of the model what eval mode does not use, pass "
+                'call= for what a batch is to do, or unreached="keep" to leave those as they are.'
             )
         for site in wanted:
-            if site.name not in missing:
+            if merged[site.name].batches > 0:
                 _check(who, site, merged[site.name], self.wanted.estimator)
         return merged
 
@@ -156,10 +157,10 @@ def _check(who: str, site: Site, population: Population, estimator: str) -> None
     degrees = population.pooled.count - 1 if estimator == "pooled" else population.degrees
     if (degrees < 1).any():
         where = "" if estimator == "pooled" else " in a batch"
-        raise ModelError(f"{who}: expected at least two values a channel{where} at {site.name!r}. Pass more data.")
+        raise ModelError(f"{who}: expected at least two values a channel{where} at {site.place}. Pass more data.")
     if not all(value.to(site.mean.dtype).isfinite().all() for value in population.estimate(estimator)):
         raise ModelError(
-            f"{who}: expected finite data, got a mean or variance at {site.name!r} that is inf or nan in "
+            f"{who}: expected finite data, got a mean or variance at {site.place} that is inf or nan in "
             f"{site.mean.dtype}. Look for such values in the data and in the weights."
         )
 

@@ -40,6 +40,11 @@ class Site:
     old_mean: Tensor
     old_spread: Tensor
 
+    @property
+    def place(self) -> str:
+        """Where the layer is, for messages."""
+        return repr(self.name) if self.name else "the model itself"
+
     def go_by(self, batch: Moments) -> None:
         """Has the layer, in eval mode, normalize by a batch; where that has too few values, by its old statistics."""
         wide = batch.m2 / batch.count[:1].clamp(min=1) if isinstance(batch, Comoments) else batch.var
