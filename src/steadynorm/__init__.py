@@ -17,7 +17,15 @@ from .nn import (
     SyncBatchNorm,
     WhiteningBatchNorm,
 )
-from .statistics import accumulate_statistics, guard_statistics, hold_statistics, reduce_statistics_
+from .statistics import (
+    accumulate_statistics,
+    adapt_,
+    guard_statistics,
+    hold_statistics,
+    recalibrate_,
+    reduce_statistics_,
+    weigh_examples,
+)
 
 __version__ = "0.1.0"
 
@@ -39,11 +47,14 @@ __all__ = [
     "WhiteningBatchNorm",
     "__version__",
     "accumulate_statistics",
+    "adapt_",
     "functional",
     "guard_statistics",
     "hold_statistics",
     "nn",
+    "recalibrate_",
     "reduce_statistics_",
     "runtime",
     "statistics",
+    "weigh_examples",
 ]

@@ -25,6 +25,8 @@ from .bench.show import draw, show
 from .errors import SteadynormError
 from .records import Run
 from .report.table import table
+from .statistics.command import recalibrated
+from .statistics.population import ESTIMATORS
 from .study import cnn
 from .study.data import NAMES, load
 from .study.environment import environment
@@ -181,6 +183,31 @@ def _measure(wanted: list[Job], keep: Callable[[], None], console: Console) -> l
             if not console.is_terminal:
                 console.print(f"{done} of {len(wanted)}: {job.name}", soft_wrap=True, highlight=False)
     return failures
+
+
+@cli.command()
+@click.argument("factory")
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="The model's weights: a state dict.")
+@click.option("--data", required=True, help="Batches, or a function that makes them: package.module:name.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of the new state dict.")
+@click.option("--estimator", type=click.Choice(ESTIMATORS), default="pooled", show_default=True)
+@click.option("--sequential", is_flag=True, help="Layer after layer: exact, in as many passes over the data.")
+@click.option("--batches", type=click.IntRange(min=1), help="Batches to read.  [default: all]")
+def recalibrate(
+    factory: str, checkpoint: Path, data: str, out: Path, estimator: str, sequential: bool, batches: int | None
+) -> None:
+    """Give the batch normalization layers of a trained model the statistics of all of the data.
+
+    FACTORY is package.module:name of a function that makes the model. Batches are tensors, tuples whose first entry is
+    the input, or mappings of keyword arguments. Only weights are read from the checkpoint, nothing else is unpickled.
+    """
+    console = Console()
+    content, shifts = recalibrated(
+        factory, checkpoint, data, console, estimator=estimator, sequential=sequential, batches=batches
+    )
+    console.print(str(shifts), soft_wrap=True, highlight=False, markup=False)
+    records.replace(out, content)
+    console.print(f"wrote {out}", soft_wrap=True, highlight=False)
 
 
 @cli.command()
