@@ -17,7 +17,7 @@ from .nn import (
     SyncBatchNorm,
     WhiteningBatchNorm,
 )
-from .statistics import accumulate_statistics, guard_statistics, hold_statistics, reduce_statistics_
+from .statistics import accumulate_statistics, combine, guard_statistics, hold_statistics, reduce_statistics_
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ __all__ = [
     "WhiteningBatchNorm",
     "__version__",
     "accumulate_statistics",
+    "combine",
     "functional",
     "guard_statistics",
     "hold_statistics",
