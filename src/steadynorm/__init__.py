@@ -1,6 +1,7 @@
 """steadynorm: batch normalization as complete, trustworthy software for PyTorch."""
 
 from . import functional, nn, runtime, statistics
+from .conventions import from_flax, from_keras, to_flax, to_keras
 from .errors import NonFiniteStatisticsWarning, SteadynormError
 from .moments import Moments
 from .nn import (
@@ -40,6 +41,8 @@ __all__ = [
     "__version__",
     "accumulate_statistics",
     "combine",
+    "from_flax",
+    "from_keras",
     "functional",
     "guard_statistics",
     "hold_statistics",
@@ -47,4 +50,6 @@ __all__ = [
     "reduce_statistics_",
     "runtime",
     "statistics",
+    "to_flax",
+    "to_keras",
 ]
