@@ -81,7 +81,7 @@ def test_settings_in_each_framework_s_terms() -> None:
     assert sn.to_keras(layer).config == {"axis": -1, "momentum": 0.9, "epsilon": 1e-3, "center": True, "scale": True}
     settings = sn.to_flax(layer, axis=1).settings
     assert settings == {"axis": 1, "momentum": 0.9, "epsilon": 1e-3, "use_bias": True, "use_scale": True}
-    defaults: Any = sn.from_keras({}, ONES, ndim=2)
+    defaults: Any = sn.from_keras({}, np.stack(ONES), ndim=2)  # type: ignore[arg-type]
     assert (type(defaults), defaults.momentum, defaults.eps) == (sn.BatchNorm1d, 0.01, 1e-3)
     stats = {"mean": ONES[0], "var": ONES[0]}
     defaults = sn.from_flax({}, {"params": {"scale": ONES[0], "bias": ONES[0]}, "batch_stats": stats}, ndim=5)

@@ -68,7 +68,7 @@ def from_keras(
     """
     who = "from_keras"
     config = _config(who, layer)
-    given = layer.get_weights() if weights is None and hasattr(layer, "get_weights") else weights or []
+    given = getattr(layer, "get_weights", list)() if weights is None else weights
     if ndim is None:
         ndim = getattr(getattr(layer, "input_spec", None), "ndim", None)
     one_axis(who, config["axis"])
