@@ -1,6 +1,7 @@
 """steadynorm: batch normalization as complete, trustworthy software for PyTorch."""
 
 from . import functional, nn, runtime, statistics
+from .conventions import from_flax, from_keras, to_flax, to_keras
 from .errors import NonFiniteStatisticsWarning, SteadynormError
 from .moments import Moments
 from .nn import (
@@ -20,6 +21,7 @@ from .nn import (
 from .statistics import (
     accumulate_statistics,
     adapt_,
+    combine,
     guard_statistics,
     hold_statistics,
     recalibrate_,
@@ -48,6 +50,9 @@ __all__ = [
     "__version__",
     "accumulate_statistics",
     "adapt_",
+    "combine",
+    "from_flax",
+    "from_keras",
     "functional",
     "guard_statistics",
     "hold_statistics",
@@ -56,5 +61,7 @@ __all__ = [
     "reduce_statistics_",
     "runtime",
     "statistics",
+    "to_flax",
+    "to_keras",
     "weigh_examples",
 ]

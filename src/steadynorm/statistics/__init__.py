@@ -2,6 +2,7 @@
 
 from .accumulate import accumulate_statistics
 from .adapt import adapt_
+from .combine import combine
 from .guard import guard_statistics
 from .hold import hold_statistics
 from .recalibrate import recalibrate_
@@ -14,6 +15,7 @@ __all__ = [
     "Shifts",
     "accumulate_statistics",
     "adapt_",
+    "combine",
     "guard_statistics",
     "hold_statistics",
     "recalibrate_",
