@@ -1,6 +1,6 @@
 """steadynorm: batch normalization as complete, trustworthy software for PyTorch."""
 
-from . import functional, nn, runtime, statistics
+from . import functional, nn, runtime, statistics, surgery
 from .errors import NonFiniteStatisticsWarning, SteadynormError
 from .moments import Moments
 from .nn import (
@@ -18,6 +18,7 @@ from .nn import (
     WhiteningBatchNorm,
 )
 from .statistics import accumulate_statistics, guard_statistics, hold_statistics, reduce_statistics_
+from .surgery import convert_, freeze_, fuse_activations_, insert_, unfreeze_
 
 __version__ = "0.1.0"
 
@@ -39,11 +40,17 @@ __all__ = [
     "WhiteningBatchNorm",
     "__version__",
     "accumulate_statistics",
+    "convert_",
+    "freeze_",
     "functional",
+    "fuse_activations_",
     "guard_statistics",
     "hold_statistics",
+    "insert_",
     "nn",
     "reduce_statistics_",
     "runtime",
     "statistics",
+    "surgery",
+    "unfreeze_",
 ]
