@@ -64,7 +64,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], str, str]] = [
 def test_refused_with_nothing_changed(build: Callable[[], nn.Module], to: str, message: str) -> None:
     """The layer is named, and layers before it are as they were; left out by filter_fn, the rest is converted."""
     bad = build()
-    model = nn.Sequential(nn.BatchNorm1d(4), bad)
+    model = nn.Sequential(sn.BatchNorm1d(4), bad)
     kinds = [type(module) for module in model.modules()]
 
     def refused() -> None:

@@ -9,12 +9,13 @@ import torch
 from torch import nn
 
 from ..errors import InvalidArgumentError, ModelError, SteadynormError
+from ..nn import FrozenBatchNorm
 from ..nn.convertible import dimensions
 from ..walk import batch_norms
 from .changes import Change, Changes, kind
 from .observe import Passage, observe
 from .replace import FilterFn, all_or_nothing, become_, check_model
-from .sources import epilogue, foreign, is_frozen, obstacle
+from .sources import epilogue, foreign, is_frozen, is_timms, obstacle
 from .strip import strip_
 from .targets import FAMILY, SETTINGS, TARGETS, Source, build, groups_of
 
@@ -23,6 +24,7 @@ COSTS = {
     "layer": "one group of all channels and positions; running statistics and their eval mode are gone; train again",
     "instance": "running statistics and their eval mode are gone; train again",
 }
+FROZEN = "frozen; unfreeze_ it first"
 
 
 def convert_(
@@ -148,7 +150,14 @@ def _sources(
     sources, kept = [], []
     for name, module in model.named_modules():
         if is_frozen(module):
-            kept.append(Change(name, kind(module), kind(module), "frozen; unfreeze_ it first"))
+            kept.append(
+                Change(
+                    name,
+                    kind(module),
+                    kind(module),
+                    FROZEN if isinstance(module, FrozenBatchNorm) else "frozen by its library",
+                )
+            )
         elif not isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue
         elif filter_fn is not None and not filter_fn(module, name):
@@ -194,7 +203,8 @@ def _loss(source: Source, to: str, settings: dict[str, Any], seen: list[Passage]
         return None
     plain = to in ("torch", "group", "layer", "instance")
     if plain and epilogue(layer) and not (to == "torch" and foreign(layer) is not None):
-        return f"its activation {layer.__dict__.get('activation', 'inside')!r} would be lost"
+        named = "" if is_timms(layer) else f" {layer.activation!r}"
+        return f"its activation{named} would be lost"
     if to == "torch" and getattr(layer, "single_value", "raise") != "raise":
         return "its single_value='running' would be lost; set it to 'raise' first"
     if source.dimensions is None and to not in ("sync", "group", "layer"):

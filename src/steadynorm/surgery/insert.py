@@ -113,11 +113,11 @@ def _told(plan: _Insertion) -> Change:
 def _unsuited(layer: nn.Module, graphs: list[Flow], seen: list[Passage]) -> str | None:
     """Why nothing is inserted after a layer; None if it is."""
     if type(layer) not in LINEAR or "forward" in layer.__dict__:
-        return "it has a forward or a parametrization of its own"
+        return "it has a forward or a parametrization of its own, or is part of another layer"
     if layer._parameters.get("weight") is None or set(layer._parameters) != {"weight", "bias"}:
         return "its weight is no parameter"
     if not seen:
-        return "not called by itself on the example, or part of a recurrent or attention layer"
+        return "the example does not reach it, or another layer takes its weight"
     if isinstance(layer, nn.Linear) and len(seen[0].output) != 2:
         return f"its output {tuple(seen[0].output)} has its channels last, not second"
     if len(seen[0].output) != layer.get_parameter("weight").dim():
