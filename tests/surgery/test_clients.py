@@ -108,7 +108,7 @@ def test_timms_layer_with_an_activation() -> None:
     torch.manual_seed(0)
     model = timm().create_model("efficientnet_b0", num_classes=5)
     before, expected, kinds = state(model), outputs(model, X), [type(module) for module in model.modules()]
-    with pytest.raises(ValueError, match="bn1: timm.*BatchNormAct2d: its activation would be lost"):
+    with pytest.raises(ValueError, match=r"bn1: timm.*BatchNormAct2d: its activation would be lost"):
         sn.convert_(model, to="group")
     assert len(sn.convert_(model, to="steadynorm")) == 49
     assert {getattr(layer, "activation", None) for layer in norms(model)} == {"silu", None}

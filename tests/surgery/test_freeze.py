@@ -40,7 +40,7 @@ def test_there_and_back_is_the_identity(network: Network) -> None:
     assert torch.equal(outputs(model, x), expected)
 
 
-def build() -> nn.Sequential:
+def build() -> Any:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 4), sn.BatchNorm1d(4)).double()
 
 
@@ -52,7 +52,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_an_optimizer_goes_on(kind: type[torch.optim.Optimizer]) -> None:
+def test_an_optimizer_goes_on(kind: Any) -> None:
     """With momentum and decay: frozen, the norms stand bit for bit while the rest learns; then they learn again."""
     model = build()
     optimizer = kind([{"params": list(model.parameters()), "lr": 0.1, "weight_decay": 0.1}])
@@ -114,7 +114,7 @@ def test_what_happens_meanwhile_counts() -> None:
 )
 def test_copies_have_their_own_originals(copied: Any) -> None:
     model = build()
-    convert = sn.SyncBatchNorm.convert_sync_batchnorm(model)
+    convert: Any = sn.SyncBatchNorm.convert_sync_batchnorm(model)
     sn.freeze_(convert)
     twin = copied(convert)
     torch.nn.init.constant_(twin[1].running_mean, 3.0)

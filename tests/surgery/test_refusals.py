@@ -16,6 +16,7 @@ import steadynorm as sn
 from steadynorm.surgery import convert as module
 
 from ..support.launch import launch
+from ..support.marks import TORCH_JIT_WARNS
 from ..support.networks import Network, networks
 from ..support.refusals import expect_unchanged
 from .test_convert import convert, norms
@@ -196,6 +197,7 @@ class Sharded(FSDPModule, nn.Sequential):
     ],
     ids=["data parallel", "compiled", "compiled in place", "sharded", "inside"],
 )
+@TORCH_JIT_WARNS
 @pytest.mark.parametrize("verb", ["convert_", "insert_", "fuse_activations_", "freeze_", "unfreeze_"])
 def test_wrapped(build: Callable[[], Any], message: str, verb: str) -> None:
     given = {"convert_": {"to": "sync"}, "insert_": {"example_inputs": torch.randn(2, 3)}}.get(verb, {})
@@ -217,6 +219,6 @@ def test_ddp() -> None:
 def test_weight_norm() -> None:
     """Its weight is no parameter but computed from two."""
     with pytest.warns(FutureWarning):
-        layer = weight_norm(nn.BatchNorm1d(3).requires_grad_(), dim=None)
+        layer = weight_norm(nn.BatchNorm1d(3), dim=0)
     with pytest.raises(ValueError, match="parameters or buffers of its own"):
         sn.convert_(nn.Sequential(layer), to="sync")

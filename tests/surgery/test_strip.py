@@ -13,7 +13,7 @@ import steadynorm as sn
 
 def test_the_bias_moves() -> None:
     """The very parameter, so that an optimizer goes on with it."""
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU())
     conv, beta = model[0], model[1].bias
     with torch.no_grad():
         beta.uniform_()
@@ -77,7 +77,7 @@ def test_the_activation_inside_stays() -> None:
 @pytest.mark.parametrize("affine", [True, False])
 def test_an_optimizer_is_kept_in_step(affine: bool) -> None:
     """It loses what the model has no more, with its state, and gets what is new in the group of the layer's weight."""
-    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4, affine=affine), nn.Linear(4, 2))
+    model: Any = nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4, affine=affine), nn.Linear(4, 2))
     groups = [{"params": list(model[0].parameters())}, {"params": [*model[1].parameters(), *model[2].parameters()]}]
     optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
     model(torch.randn(5, 3)).sum().backward()
