@@ -157,7 +157,7 @@ def test_an_error_in_the_middle(network: Network, to: str, after: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "become_", failing)
         with pytest.raises(RuntimeError, match="in the middle"):
-            convert(model, to, **({"example_inputs": network.example} if to == "group" else {}))
+            convert(model, to)
     for (m, kind, attributes, parameters, buffers), now in zip(before, model.modules(), strict=True):
         assert now is m and type(m) is kind
         assert m.__dict__ == attributes

@@ -56,15 +56,15 @@ def convert_(
 
     The layers stay the objects that they are and change their class, so that the model itself may be one, one that is
     shared is changed once, and whatever holds one follows. Parameters, running statistics, hooks, mode, device and
-    dtype are the same objects or values; state dicts of the first five are equal. There and back again is the identity.
-    Frozen layers are left alone.
+    dtype are the same objects or values; state dicts of the first six are equal. There and back again is the identity.
+    Frozen layers are left alone. A layer that another model shares changes there too.
 
     Args:
         model: not wrapped (DistributedDataParallel, FSDP), not compiled and not scripted.
         to: the kind of layer, from the table.
         filter_fn: filter_fn(layer, name) says whether a layer is meant; by default all are.
-        example_inputs: a tensor, or a tuple of the model's arguments, with which it runs once in eval mode: where the
-            shapes of the layers' inputs decide.
+        example_inputs: a tensor, or a tuple of the model's arguments, with which it runs once in eval mode, hooks
+            included: where the shapes of the layers' inputs decide.
         optimizer: of the model's parameters. Only "none" removes and adds parameters; without it the optimizer keeps
             the removed ones, which get no gradient, and does not know the added ones.
         settings: of the new layers, from the table.

@@ -19,7 +19,7 @@ def freeze_(model: nn.Module, *, filter_fn: FilterFn | None = None) -> Changes:
 
     They become `FrozenBatchNorm`: `train()` changes nothing, no parameter of theirs is left to learn, and gradients
     pass through to what is before them. State dicts are the same. An optimizer keeps the parameters, which get no
-    gradient and so no step, for the way back.
+    gradient and so no step, for the way back; gradients that they have are dropped.
 
     Args:
         model: not wrapped, not compiled and not scripted.
