@@ -1,6 +1,6 @@
 """steadynorm: batch normalization as complete, trustworthy software for PyTorch."""
 
-from . import functional, nn, runtime, statistics
+from . import functional, nn, runtime, statistics, surgery
 from .conventions import from_flax, from_keras, to_flax, to_keras
 from .errors import NonFiniteStatisticsWarning, SteadynormError
 from .moments import Moments
@@ -28,6 +28,7 @@ from .statistics import (
     reduce_statistics_,
     weigh_examples,
 )
+from .surgery import convert_, freeze_, fuse_activations_, insert_, unfreeze_
 
 __version__ = "0.1.0"
 
@@ -51,17 +52,23 @@ __all__ = [
     "accumulate_statistics",
     "adapt_",
     "combine",
+    "convert_",
+    "freeze_",
     "from_flax",
     "from_keras",
     "functional",
+    "fuse_activations_",
     "guard_statistics",
     "hold_statistics",
+    "insert_",
     "nn",
     "recalibrate_",
     "reduce_statistics_",
     "runtime",
     "statistics",
+    "surgery",
     "to_flax",
     "to_keras",
+    "unfreeze_",
     "weigh_examples",
 ]
