@@ -18,6 +18,7 @@ from .nn import (
     WhiteningBatchNorm,
 )
 from .statistics import accumulate_statistics, guard_statistics, hold_statistics, reduce_statistics_
+from .surgery.fold import Folded, fold
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "BatchRenorm1d",
     "BatchRenorm2d",
     "BatchRenorm3d",
+    "Folded",
     "FrozenBatchNorm",
     "GhostBatchNorm1d",
     "GhostBatchNorm2d",
@@ -39,6 +41,7 @@ __all__ = [
     "WhiteningBatchNorm",
     "__version__",
     "accumulate_statistics",
+    "fold",
     "functional",
     "guard_statistics",
     "hold_statistics",

@@ -29,6 +29,7 @@ from .study import cnn
 from .study.data import NAMES, load
 from .study.environment import environment
 from .study.training import OPTIMIZERS, Settings
+from .surgery.fold.command import folded
 
 
 class PositiveFloat(click.FloatRange):
@@ -181,6 +182,26 @@ def _measure(wanted: list[Job], keep: Callable[[], None], console: Console) -> l
             if not console.is_terminal:
                 console.print(f"{done} of {len(wanted)}: {job.name}", soft_wrap=True, highlight=False)
     return failures
+
+
+@cli.command()
+@click.argument("factory")
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="The model's weights: a state dict.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of the folded model's state dict.")
+@click.option("--example", metavar="SIZES", help="Shape of a random example, such as 1,3,224,224.")
+@click.option("--example-inputs", help="Or example inputs, or what makes them: package.module:name.")
+def fold(factory: str, checkpoint: Path, out: Path, example: str | None, example_inputs: str | None) -> None:
+    """Fold the batch normalization of a trained model into the layers beside it, with the proof.
+
+    FACTORY is package.module:name of a function that makes the model. Only weights are read from the checkpoint,
+    nothing else is unpickled. The file fits steadynorm.fold(FACTORY().eval(), example).model.
+    """
+    console = Console()
+    with console.status("folding"):
+        content, found = folded(factory, checkpoint, example, example_inputs)
+    console.print(str(found), soft_wrap=True, highlight=False, markup=False)
+    records.replace(out, content)
+    console.print(f"wrote {out}", soft_wrap=True, highlight=False)
 
 
 @cli.command()

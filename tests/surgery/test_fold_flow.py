@@ -1,0 +1,324 @@
+"""Which layer feeds which: layers called twice, outputs used twice, operations in between, untraceable forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from torch import Tensor, nn
+
+import steadynorm as sn
+
+from ..support.foldable import randomised, torch_fuse
+from ..support.networks import Network, networks
+
+X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Model(nn.Module):
+    """Convolutions a, b and norms n, m of three channels, in whatever order the function has."""
+
+    def __init__(self, forward: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.n, self.m = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.by = forward
+        randomised(self)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.by(self, x)
+
+
+def error(model: nn.Module, other: nn.Module) -> float:
+    with torch.no_grad():
+        return float((model(X) - other(X)).abs().max())
+
+
+def check(forward: Callable[[Any, Any], Any], gone: str, **reasons: str) -> None:
+    """Exactly these norms are gone, the others are kept for these reasons, and the outputs agree."""
+    model = Model(forward)
+    folded = sn.fold(model, X)
+    kept = dict(folded.kept)
+    assert {pair.norm for pair in folded.pairs} == set(gone.split()), kept
+    for name, reason in reasons.items():
+        assert reason in kept[name]
+    assert error(model, folded.model) < 1e-5
+
+
+def test_a_reused_convolution() -> None:
+    """Followed by a norm once and by none the other time; torch.fx's fuse gives the norm to both."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.n(m.a(x)) + m.a(x * 2)
+
+    model = Model(forward)
+    assert error(model, torch_fuse(model)) > 0.3
+    check(forward, "", n="'a' is called 2 times, and not always before this norm", m="not called on the example")
+
+
+def test_a_reused_convolution_always_before_the_same_norm() -> None:
+    """As a head is called on each level of a pyramid."""
+    check(lambda m, x: m.n(m.a(x)) + m.n(m.a(x * 2)), "n")
+
+
+def test_a_reused_convolution_before_two_norms() -> None:
+    check(lambda m, x: m.n(m.a(x)) + m.m(m.a(x * 2)), "", n="'a' is called 2 times", m="'a' is called 2 times")
+
+
+def test_a_norm_after_two_convolutions() -> None:
+    """Both take it in."""
+    check(lambda m, x: m.n(m.a(x)) + m.n(m.b(x)), "n")
+    check(lambda m, x: m.n(m.a(x)) + m.n(x), "", n="it comes after the input 'x'")
+
+
+def test_a_norm_before_two_convolutions() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.n(x)
+        return m.a(y) + m.b(y)
+
+    check(forward, "n")
+
+
+def test_a_norm_before_a_convolution_and_something_else() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.n(x)
+        return m.a(y) + y
+
+    check(forward, "", n="add() follows it")
+
+
+def test_an_output_used_twice() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x)
+        return m.n(y) + y
+
+    check(forward, "", n="the output of 'a' is used 2 times")
+
+
+def test_an_output_used_twice_by_the_norm_itself() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), sn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.norm(y, residual=y)
+
+    folded = sn.fold(randomised(Own()), X)
+    assert folded.kept[0].reason.startswith("the output of 'conv' is used 2 times")
+
+
+def test_a_convolution_s_output_that_is_returned() -> None:
+    def forward(m: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = m.a(x)
+        return m.n(y), y
+
+    assert sn.fold(Model(forward), X).kept[0].reason.startswith("the output of 'a' is used 2 times")
+
+
+def test_asking_for_a_shape_is_no_use() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x)
+        return m.n(y).reshape(y.shape[0], -1, y.size(2), y.size(3))
+
+    check(forward, "n")
+
+
+@pytest.mark.parametrize(
+    "between", [torch.relu, lambda y: y + 1, lambda y: y.mul(2), lambda y: F.dropout(y, 0.5)], ids=range(4)
+)
+def test_operations_in_between(between: Callable[[Tensor], Tensor]) -> None:
+    model = Model(lambda m, x: m.m(between(m.a(x))))
+    assert {pair.norm for pair in sn.fold(model, X).pairs} == set()
+
+
+def test_dropout_that_is_off_is_nothing() -> None:
+    check(lambda m, x: m.n(F.dropout(m.a(x), 0.5, m.training)), "n")
+
+
+def test_changes_in_place() -> None:
+    """What the norm read is changed before the convolution runs: without the norm, that would read the change."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        x = x + 0
+        y = m.n(x)
+        x.mul_(3)
+        return m.a(y) + x
+
+    check(forward, "", n="something is changed in place between it and 'a'")
+
+    def assigned(m: Any, x: Tensor) -> Tensor:
+        x = x + 0
+        y = m.n(x)
+        x *= 3
+        return m.a(y) + x
+
+    check(assigned, "", n="something is changed in place between it and 'a'")
+
+    def behind(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x)
+        y += 1
+        return m.n(y)
+
+    check(behind, "", n="it comes after iadd()")
+
+    def known_by_another_name(m: Any, x: Tensor) -> Tensor:
+        y = z = m.a(x)
+        y += 1
+        return m.n(z)
+
+    check(known_by_another_name, "", n="the output of 'a' is used 2 times")
+
+
+def test_weights_that_the_forward_reads() -> None:
+    check(lambda m, x: m.n(m.a(x)) * m.a.weight.mean(), "", n="the model reads 'a.weight' itself")
+    check(lambda m, x: m.n(m.a(x)) * m.n.running_mean.sum(), "", n="reads 'n.running_mean' itself")
+
+
+def test_tied_weights_are_untied() -> None:
+    """Each convolution has its own norm, so that one weight becomes two."""
+    model = Model(lambda m, x: m.n(m.a(x)) + m.m(m.b(x)))
+    model.b.weight = model.a.weight
+    folded = sn.fold(model, X)
+    assert len(folded.pairs) == 2
+    assert error(model, folded.model) < 1e-5
+    assert model.b.weight is model.a.weight
+    assert not torch.equal(folded.model.a.weight, folded.model.b.weight)  # type: ignore[arg-type]
+
+
+def test_a_module_under_two_names() -> None:
+    norm = nn.BatchNorm2d(3)
+    model = randomised(nn.Sequential(nn.Conv2d(3, 3, 1), norm, nn.ReLU(), nn.Conv2d(3, 3, 1), norm))
+    folded = sn.fold(model, X)
+    assert [pair.into for pair in folded.pairs] == [("0", "3")]
+    assert [type(folded.model[i]) for i in (1, 4)] == [nn.Identity] * 2  # type: ignore[index]
+    assert error(model, folded.model) < 1e-5
+
+
+def test_hooks_and_parametrizations_are_kept() -> None:
+    seen: list[Tensor] = []
+    hooked = Model(lambda m, x: m.n(m.a(x)))
+    hooked.a.register_forward_hook(lambda *given: seen.append(given[2]))
+    assert "'a' beside it cannot be changed: it has hooks" in sn.fold(hooked, X).kept[0].reason
+    normed = Model(lambda m, x: m.n(m.a(x)))
+    nn.utils.parametrizations.weight_norm(normed.a)
+    assert "computed by a parametrization" in sn.fold(normed, X).kept[0].reason
+
+
+def test_layers_with_a_forward_of_their_own_are_kept() -> None:
+    class Scaled(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) * 2
+
+    class Own(nn.BatchNorm2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).abs()
+
+    for layers in ((Scaled(3, 3, 1), nn.BatchNorm2d(3)), (nn.Conv2d(3, 3, 1), Own(3))):
+        model = randomised(nn.Sequential(*layers))
+        folded = sn.fold(model, X)
+        assert "has a forward of its own" in folded.kept[0].reason
+        assert error(model, folded.model) == 0
+
+
+def test_norms_without_statistics_are_kept() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)).eval()
+    assert "no running statistics: every batch" in sn.fold(model, X).kept[0].reason
+
+
+def test_a_norm_alone() -> None:
+    folded = sn.fold(randomised(nn.BatchNorm2d(3)), X)
+    assert folded.kept[0].reason.startswith("it is the whole model")
+    assert str(folded).startswith("0 of 1 norms folded")
+
+
+class Branching(nn.Module):
+    """Its forward looks at values; its blocks do not. A norm of its own, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3))
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor, *more: Tensor) -> Tensor:
+        y = self.first(x)
+        y = self.second(y) if y.sum() > 0 else self.second(y * 2)
+        return self.norm(y)
+
+
+def test_a_forward_that_cannot_be_traced() -> None:
+    """Its blocks are folded, each for itself; what is between them is kept."""
+    torch.manual_seed(0)
+    model = randomised(Branching())
+    folded = sn.fold(model, X)
+    assert {pair.norm for pair in folded.pairs} == {"first.1", "second.1"}
+    assert folded.kept[0].reason.startswith("the forward of the model cannot be traced (")
+    for x in (X, -X):
+        torch.testing.assert_close(folded.model(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+class Gate(nn.Module):
+    """No norm inside, and a forward that branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if x.mean() > 0 else x
+
+
+def test_what_has_no_norm_may_do_as_it_likes() -> None:
+    """It is one opaque call in the flow of the rest; its convolution is not touched, if called elsewhere too."""
+    gate = Gate()
+    inside = randomised(nn.Sequential(gate, nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
+    assert [pair.norm for pair in sn.fold(inside, X).pairs] == ["2"]
+    shared = randomised(nn.Sequential(gate, nn.ReLU(), gate.conv, nn.BatchNorm2d(3)))
+    assert "it is called inside '0', which is not traced" in sn.fold(shared, X).kept[0].reason
+
+
+def test_another_way_than_traced() -> None:
+    """isinstance is False of what torch.fx passes in, so the trace goes the wrong way; the run on the example tells."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.n(m.a(x)) if not isinstance(x, Tensor) else m.n(m.b(x)) + m.a(x)
+
+    check(forward, "", n="the forward of the model went another way than torch.fx traced it")
+
+
+def test_shapes_stay_dynamic() -> None:
+    """Also where sizes decide what is computed, by a forward that cannot be traced."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.n(m.a(x)) if x.shape[2] > 4 else m.m(m.b(x))
+
+    model = Model(forward)
+    folded = sn.fold(model, X)
+    for x in (X, torch.randn(5, 3, 3, 9)):
+        torch.testing.assert_close(folded.model(x), model(x))
+    simple = Model(lambda m, x: m.n(m.a(x)))
+    folded = sn.fold(simple, X)
+    for x in (torch.randn(1, 3, 1, 1), torch.randn(5, 3, 3, 9)):
+        torch.testing.assert_close(folded.model(x), simple(x), rtol=1e-4, atol=1e-5)
+
+
+@given(networks())
+@settings(deadline=None, max_examples=40)
+def test_folded_is_eval_on_random_networks(network: Network) -> None:
+    """On an input of another batch size; the model is left as it was, and its copies' checkpoints are exchanged."""
+    model = network.model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    folded = sn.fold(model, network.example)
+    x = network.example[:1] * 2
+    expected = model(x).detach()
+    difference = (folded.model(x).detach() - expected).abs().max()
+    assert float(difference) <= 1e-10 * max(float(expected.abs().max()), 1e-3)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    sn.fold(model, x).model.load_state_dict(folded.model.state_dict(), strict=True)
