@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-import torch
 from rich.console import Console
 from torch import nn
 
@@ -22,8 +23,12 @@ def test_folded_is_what_torch_computes(network: str) -> None:
     results = {name: step() for name, step in folding.steps(network, 1, 32, LAST, compiles=False).items()}
     assert list(results) == [folding.FOLDED, TORCH, NONE, folding.FUSED]
     for name in (folding.FOLDED, folding.FUSED):
-        torch.testing.assert_close(results[name], results[TORCH], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(results[NONE], results[TORCH])  # type: ignore[arg-type]
+        assert error(results[name], results[TORCH]) < 1e-5
+    assert error(results[NONE], results[TORCH]) > 1e-2
+
+
+def error(result: Any, expected: Any) -> float:
+    return float((result - expected).abs().max() / expected.abs().max())
 
 
 def test_networks_differ_in_norms_only() -> None:

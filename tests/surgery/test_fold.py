@@ -72,6 +72,16 @@ def test_the_copy() -> None:
     assert torch.equal(fresh(X), folded.model(X))
 
 
+def test_modes_stay() -> None:
+    """Dropout that was left on is on in the copy, and then is no identity."""
+    model = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.BatchNorm2d(4), nn.Dropout()))
+    model[1].train()
+    model[3].train()
+    folded = sn.fold(model, X)
+    assert folded.kept[0].reason.startswith("it comes after '1' (Dropout)")
+    assert [layer.training for layer in folded.model] == [False, True, False, True]  # type: ignore[attr-defined]
+
+
 def test_parameters_stay_parameters() -> None:
     """Of the weight's kind: a folded model can be trained on; a frozen weight stays frozen."""
     model = small()

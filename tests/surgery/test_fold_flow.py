@@ -292,6 +292,20 @@ def test_another_way_than_traced() -> None:
 
     check(forward, "", n="the forward of the model went another way than torch.fx traced it")
 
+    def between(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x)
+        return m.n(y.relu() if isinstance(x, Tensor) else y)
+
+    check(between, "", n="something else reached 'n' on the example than torch.fx traced")
+
+    def in_place(m: Any, x: Tensor) -> Tensor:
+        y = m.n(x)
+        if isinstance(x, Tensor):
+            y.mul_(2)
+        return m.a(y)
+
+    check(in_place, "", n="something else reached 'a' on the example than torch.fx traced")
+
 
 def test_shapes_stay_dynamic() -> None:
     """Also where sizes decide what is computed, by a forward that cannot be traced."""

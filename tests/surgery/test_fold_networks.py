@@ -48,6 +48,13 @@ def check(name: str, counts: tuple[int, int]) -> sn.Folded:
     return folded
 
 
+def test_the_page_s_table() -> None:
+    """Its counts are those that the tests below find."""
+    page = (Path(__file__).parents[2] / "docs" / "folding.md").read_text(encoding="utf-8")
+    for name, (folded, kept) in {**QUICK, **SLOW}.items():
+        assert f"| {name} | {folded} | {kept} |" in page
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_networks(name: str) -> None:
     check(name, QUICK[name])
@@ -59,7 +66,7 @@ def test_more_networks(name: str) -> None:
     folded = check(name, SLOW[name])
     reasons = {kept.reason for kept in folded.kept}
     if name == "densenet121":
-        assert all("ReLU) follows it" in reason for reason in reasons)
+        assert all("relu" in reason.lower() and reason.endswith("follows it") for reason in reasons)
     if name == "inception_v3":
         assert reasons == {"it is not called on the example"}
     if name == "timm/tf_efficientnet_b0":
@@ -69,20 +76,15 @@ def test_more_networks(name: str) -> None:
 
 
 def test_unet_with_grouped_transposed_convolutions() -> None:
-    """torch's own fusion of these fails or is wrong."""
+    """torch's own fusion of these fails."""
     model = randomised(UNet())
     x = torch.randn(2, 3, 16, 16)
     folded = sn.fold(model, x)
     assert (len(folded.pairs), len(folded.kept)) == (12, 0)
     torch.testing.assert_close(folded.model(x), model(x), rtol=1e-4, atol=1e-5)
     up = model.up2
-    try:
-        theirs = torch.nn.utils.fusion.fuse_conv_bn_eval(up[0], up[1], transpose=True)  # type: ignore[index]
-        y = torch.randn(1, 32, 4, 4)
-        wrong = float((theirs(y) - up[1](up[0](y))).detach().abs().max())  # type: ignore[index]
-        assert wrong > 0.1
-    except RuntimeError as error:
-        assert "size" in str(error)
+    with pytest.raises(RuntimeError, match="size of tensor a"):
+        torch.nn.utils.fusion.fuse_conv_bn_eval(up[0], up[1], transpose=True)  # type: ignore[index]
 
 
 def test_where_torch_s_fuse_is_right_ours_agrees() -> None:
@@ -92,7 +94,7 @@ def test_where_torch_s_fuse_is_right_ours_agrees() -> None:
         torch.testing.assert_close(sn.fold(model, x).model(x), torch_fuse(model)(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["unet", "pre-activation", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["unet", "pre-activation", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)])
 def test_onnx(name: str, tmp_path: Path) -> None:
     """With a dynamic batch, at the exporter's own opset: what was folded is gone, and the runtime agrees."""
     onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")

@@ -324,7 +324,7 @@ def test_sixteen_bits_are_rounded_once(dtype: torch.dtype, library: Any) -> None
     """The new weight is what float64 gives, to half a unit in the last place."""
     model = randomised(nn.Sequential(nn.Conv2d(3, 4, 3), library.BatchNorm2d(4))).to(dtype)
     folded = sn.fold(model, torch.randn(2, 3, 6, 6, dtype=dtype))
-    conv, norm = model[0], model[1]
+    conv, norm = model.children()
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     exact = conv.weight.double() * scale.reshape(-1, 1, 1, 1)
     assert folded.model[0].weight.dtype == dtype  # type: ignore[index,union-attr]

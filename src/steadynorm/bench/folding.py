@@ -49,10 +49,14 @@ def steps(network: str, batch: int, pixels: int, order: str, compiles: bool = Tr
 
 
 def _build(network: str, variant: str) -> nn.Module:
+    """In eval mode, with statistics as if trained."""
     torch.manual_seed(0)
-    if network == "MobileNet":
-        return MobileNet(variant).eval()
-    return ResNet(int(network.removeprefix("ResNet-")), variant).eval()
+    model = MobileNet(variant) if network == "MobileNet" else ResNet(int(network.removeprefix("ResNet-")), variant)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.get_buffer("running_mean").normal_(0, 0.1)
+            layer.get_buffer("running_var").uniform_(0.5, 2)
+    return model.eval()
 
 
 def _fuse(model: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from .carry import Numbers, carry_out_, places
 from .flow import Flow, trace
 from .layers import is_norm
 from .pairs import Fold, Plan, plan
-from .proof import EXACT, Errors, Example, compare, twin
+from .proof import EXACT, Errors, Example, compare, record, twin
 from .report import Folded, Kept, Pair
 from .watch import Seen, watch
 
@@ -51,8 +51,8 @@ def fold(model: nn.Module, example_inputs: Any = None, *, tolerance: float | Non
             for the root of its machine epsilon (3e-4 for float32: half of its digits). In float64 it is always 1e-9.
 
     Returns:
-        `Folded`: the model and the report. The copy has the class and the module tree of the model, with Identity, or
-        the activation, where a norm was; its state dict fits every fold of the same architecture.
+        `Folded`: the model and the report. The copy has the class, module tree and modes of the model, with Identity,
+        or the activation, where a norm was; its state dict fits every fold of the same architecture.
 
     Raises:
         InvalidArgumentError (a ValueError): no module, no norm in it, no example_inputs, or the model refuses them.
@@ -77,7 +77,7 @@ def fold(model: nn.Module, example_inputs: Any = None, *, tolerance: float | Non
     numbers = carry_out_(folded, found)
     by_fold = {fold: places(found, fold) for fold in found.folds}
     at = [place for those in by_fold.values() for place in those]
-    errors = compare(who, twin(original), twin(folded), example, at)
+    errors = compare(who, record(twin(original), example, at), twin(folded), example)
     exact = _in_float64(who, original, folded, numbers, example, at)
     _judge(who, errors, exact, by_fold, allowed)
     return _report(original, folded, found, by_fold, errors, exact)
@@ -105,13 +105,12 @@ def _in_float64(
 ) -> Errors | None:
     """Errors with nothing rounded to the model's dtype; None if the model cannot be run in float64."""
     try:
-        first = copy.deepcopy(original).double()
-        example.widened().run(twin(first))
+        theirs = record(copy.deepcopy(original).double(), example.widened(), at)
     except Exception:
         return None
     second = copy.deepcopy(folded).double()
     numbers.write_to(second, torch.float64)
-    return compare(f"{who}, in float64", first, second, example.widened(), at)
+    return compare(f"{who}, in float64", theirs, second, example.widened())
 
 
 def _judge(who: str, errors: Errors, exact: Errors | None, by_fold: dict[Fold, list[str]], allowed: float) -> None:
@@ -202,7 +201,7 @@ def _tolerance(who: str, model: nn.Module, given: float | None) -> float:
 def _copies(who: str, model: nn.Module) -> tuple[nn.Module, nn.Module]:
     """The model, and the one to fold."""
     try:
-        return twin(model), copy.deepcopy(model).eval()
+        return twin(model), copy.deepcopy(model)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ModelError(

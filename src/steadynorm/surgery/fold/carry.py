@@ -29,7 +29,7 @@ class Numbers:
 
 @torch.no_grad()
 def carry_out_(model: nn.Module, plan: Plan) -> Numbers:
-    """Folds: `model` has the new modules and numbers, and is in eval mode; returns the numbers before rounding."""
+    """Folds: `model` has the new modules and numbers; returns the numbers before rounding."""
     numbers = Numbers()
     for fold in plan.folds:
         norm = numbers.layers.get(fold.norm, model.get_submodule(fold.norm))
@@ -42,16 +42,14 @@ def carry_out_(model: nn.Module, plan: Plan) -> Numbers:
     for fold in plan.folds:
         _put_(model, model.get_submodule(fold.norm), _rest(model.get_submodule(fold.norm), fold))
     numbers.write_to(model)
-    model.eval()
     return numbers
 
 
 def _rest(norm: nn.Module, fold: Fold) -> nn.Module:
     """What stands where a norm was."""
     activation = epilogue(norm)
-    if fold.extras:
-        return AddThen(activation)
-    return nn.Identity() if activation is None else activation
+    rest = nn.Identity() if activation is None else activation
+    return (AddThen(rest) if fold.extras else rest).eval()
 
 
 def _put_(model: nn.Module, old: nn.Module, new: nn.Module) -> None:

@@ -84,7 +84,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module, fixed: dict[str, Any]) -> Flow:
-    """The flow of a model in eval mode; the model is not run on tensors, and is left as it is.
+    """The flow of a model; it is not run on tensors, and is left as it is.
 
     Args:
         model: the model.
@@ -137,7 +137,8 @@ def skip_identities_(part: Part, model: nn.Module) -> None:
         if node.op == "call_module":
             module = model.get_submodule(str(node.target))
             hooked = module._forward_hooks or module._forward_pre_hooks
-            skipped = type(module) in (nn.Identity, *_DROPS) and not hooked and len(node.all_input_nodes) == 1
+            off = type(module) is nn.Identity or (type(module) in _DROPS and not module.training)
+            skipped = off and not hooked and len(node.all_input_nodes) == 1
         else:
             skipped = node.op == "call_function" and node.target in _DROP_FUNCTIONS and _is_off(node)
         if skipped:

@@ -125,11 +125,11 @@ def _activation(name: str | None, slope: float) -> nn.Module | None:
 
 
 class AddThen(nn.Module):
-    """What remains of a folded norm that is given a residual: adds it, then applies the activation, if any."""
+    """What remains of a folded norm that is given a residual: adds it, then applies the activation."""
 
-    def __init__(self, activation: nn.Module | None) -> None:
+    def __init__(self, activation: nn.Module) -> None:
         super().__init__()
-        self.activation = nn.Identity() if activation is None else activation
+        self.activation = activation
 
     def forward(self, input: Tensor, *, mask: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         if mask is not None:

@@ -147,6 +147,7 @@ class _Planner:
             if target not in targets:
                 self._check_after(name, target)
                 targets.append(target)
+        self._check_fed(name, set(targets))
         return Fold(name, tuple(targets), True, self._has_extras(name))
 
     def _check_after(self, name: str, target: str) -> None:
@@ -210,6 +211,16 @@ class _Planner:
                 raise _Unfit(f"a flatten stands between it and {target!r}")
         else:
             self._check_shapes(name, target, into=True)
+            self._check_fed(target, {name})
+
+    def _check_fed(self, layer: str, by: set[str]) -> None:
+        """Raises _Unfit if other values reached a layer than those that its source in the graph gave."""
+        found, passed = set(self.seen.fed[layer]), set()
+        while gone := found & self.done - by - passed:
+            passed |= gone
+            found = (found - gone).union(*(self.seen.fed[name] for name in gone))
+        if found != by:
+            raise _Unfit(f"something else reached {layer!r} on the example than torch.fx traced")
 
     def _check_target(self, target: str) -> None:
         try:

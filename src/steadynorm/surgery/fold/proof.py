@@ -34,7 +34,8 @@ class Example(NamedTuple):
         devices = sorted({value.device.index for value in model.parameters() if value.is_cuda})
         with torch.no_grad(), torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            return model(*copy.deepcopy(self.args), **copy.deepcopy(self.kwargs))
+            args, kwargs = tree_map(_fresh, (self.args, self.kwargs))
+            return model(*args, **kwargs)
 
     def fixed(self, model: nn.Module) -> dict[str, Any]:
         """Arguments of the forward that are no tensors here: given as something else, or left at their defaults."""
@@ -71,46 +72,52 @@ def twin(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, {id(value): value for value in model.parameters()})
 
 
-def compare(who: str, original: nn.Module, folded: nn.Module, example: Example, at: Iterable[str]) -> Errors:
-    """Runs both, which may change their buffers, and compares.
+class Record(NamedTuple):
+    """The outputs of the modules at each place, call by call, and the floating-point outputs of the model."""
 
-    Raises:
-        FoldError: values that are not finite, no values at all, or the folded model cannot be run.
-    """
-    names = sorted(set(at))
-    there, outputs = _record(original, example, names)
-    if not outputs:
-        raise FoldError(
-            f"{who}: expected a model that returns floating-point tensors, alone or in tuples, lists or dicts, got "
-            "none to compare. Wrap the model in a module that returns them."
-        )
-    for name, values in ({"the output": outputs} | there).items():
-        if not all(bool(value.isfinite().all()) for value in values):
-            raise FoldError(
-                f"{who}: expected finite values on the example, got inf or nan at {name} of the original model, which "
-                "can prove nothing. Give other example_inputs, or mend the model."
-            )
-    try:
-        folded_there, folded_outputs = _record(folded, example, names)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise FoldError(
-            f"{who}: the folded model cannot be run ({type(error).__name__}: {reason:.300}). Its forward may use what "
-            "a norm has besides its call; the original is as before."
-        ) from error
-    errors = {name: _largest_error(there[name], folded_there[name]) for name in names}
-    return Errors(errors, _largest_error(outputs, folded_outputs))
+    there: dict[str, list[Tensor]]
+    outputs: list[Tensor]
 
 
-def _record(model: nn.Module, example: Example, names: list[str]) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
-    there: dict[str, list[Tensor]] = {name: [] for name in names}
+def record(model: nn.Module, example: Example, places: Iterable[str]) -> Record:
+    """Runs a model that may be thrown away."""
+    there: dict[str, list[Tensor]] = {name: [] for name in sorted(set(places))}
 
     def keep(values: list[Tensor]) -> Callable[..., None]:
         return lambda _, __, output: values.append(output.clone())
 
     for name, values in there.items():
         model.get_submodule(name).register_forward_hook(keep(values))
-    return there, [value for value in tree_leaves(example.run(model)) if _is_floating(value)]
+    return Record(there, [value for value in tree_leaves(example.run(model)) if _is_floating(value)])
+
+
+def compare(who: str, theirs: Record, folded: nn.Module, example: Example) -> Errors:
+    """Runs a folded model that may be thrown away, and compares with what the original gave.
+
+    Raises:
+        FoldError: values that are not finite, no values at all, or the folded model cannot be run.
+    """
+    if not theirs.outputs:
+        raise FoldError(
+            f"{who}: expected a model that returns floating-point tensors, alone or in tuples, lists or dicts, got "
+            "none to compare. Wrap the model in a module that returns them."
+        )
+    for name, values in ({"the output": theirs.outputs} | theirs.there).items():
+        if not all(bool(value.isfinite().all()) for value in values):
+            raise FoldError(
+                f"{who}: expected finite values on the example, got inf or nan at {name} of the original model, which "
+                "can prove nothing. Give other example_inputs, or mend the model."
+            )
+    try:
+        ours = record(folded, example, theirs.there)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise FoldError(
+            f"{who}: the folded model cannot be run ({type(error).__name__}: {reason:.300}). Its forward may use what "
+            "a norm has besides its call; the original is as before."
+        ) from error
+    errors = {name: _largest_error(values, ours.there[name]) for name, values in theirs.there.items()}
+    return Errors(errors, _largest_error(theirs.outputs, ours.outputs))
 
 
 def _largest_error(expected: list[Tensor], actual: list[Tensor]) -> float:
@@ -130,6 +137,10 @@ def _largest_error(expected: list[Tensor], actual: list[Tensor]) -> float:
 
 def _is_floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _fresh(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _wide(value: Any) -> Any:

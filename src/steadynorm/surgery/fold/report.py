@@ -38,7 +38,7 @@ class Folded:
     """A folded model with its proof; `print` shows it as a table.
 
     Attributes:
-        model: the copy without the norms, in eval mode.
+        model: the copy without the norms.
         pairs: the norms that are gone.
         kept: those that stay, with the reason.
         error: the largest difference of the outputs on the example, relative to their largest value.
