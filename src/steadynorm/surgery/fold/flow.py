@@ -156,6 +156,20 @@ def bypass_(node: fx.Node, source: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
+def input_of(node: fx.Node | None) -> fx.Node | None:
+    """What a module is called with."""
+    if node is None:
+        return None
+    given = node.args[0] if node.args else node.kwargs.get("input")
+    return given if isinstance(given, fx.Node) else None
+
+
+def between(part: Part, first: fx.Node, last: fx.Node) -> list[fx.Node]:
+    """The nodes that come after the first and before the last."""
+    nodes = list(part.graph.nodes)
+    return nodes[nodes.index(first) + 1 : nodes.index(last)]
+
+
 def uses(node: fx.Node) -> list[fx.Node]:
     """Who uses the values of a node, as often as they are given them; not who asks for its shape only."""
     found: list[fx.Node] = []

@@ -143,3 +143,10 @@ class AddThen(nn.Module):
 def group_size(norm: nn.Module) -> int:
     """Channels that a norm mixes with each other."""
     return norm.group_size if isinstance(norm, WhiteningBatchNorm) else 1
+
+
+def holds(module: nn.Module, tensor: Any) -> bool:
+    """Whether a tensor is a parameter or buffer of the module itself."""
+    return any(
+        value is tensor for value in (*module._parameters.values(), *module._buffers.values()) if value is not None
+    )

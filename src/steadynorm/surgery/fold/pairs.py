@@ -14,8 +14,8 @@ from typing import Any
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from .flow import Flow, Part, bypass_, changes_in_place, is_flatten, skip_identities_, uses
-from .layers import dims, epilogue, group_size, is_known, is_linear, is_norm, obstacle
+from .flow import Flow, Part, between, bypass_, changes_in_place, input_of, is_flatten, skip_identities_, uses
+from .layers import dims, epilogue, group_size, holds, is_known, is_linear, is_norm, obstacle
 from .watch import Seen
 
 
@@ -114,7 +114,7 @@ class _Planner:
         """The layers that hold the parameter or buffer of this name."""
         owner, _, name = path.rpartition(".")
         tensor = getattr(self.model.get_submodule(owner), name, None)
-        return [name for module, name in self.names.items() if is_known(module) and _holds(module, tensor)]
+        return [name for module, name in self.names.items() if is_known(module) and holds(module, tensor)]
 
     def _outside(self, where: str) -> str:
         """Why a layer called in there is not known."""
@@ -140,7 +140,7 @@ class _Planner:
         """Into the convolutions and linear layers before it."""
         targets: list[str] = []
         for _, node in self._sites(name):
-            source = _input(node)
+            source = input_of(node)
             target = self._layer(source)
             if target is None or not wanted(self.model.get_submodule(target)):
                 raise _Unfit(f"it comes after {self._describe(source)}")
@@ -156,7 +156,7 @@ class _Planner:
             users = uses(node)
             if len(users) != 1:
                 raise _Unfit(f"the output of {target!r} is used {len(users)} times")
-            if self._layer(users[0]) != name or _input(users[0]) is not node:
+            if self._layer(users[0]) != name or input_of(users[0]) is not node:
                 raise _Unfit(f"{target!r} is called {len(self.sites[target])} times, and not always before this norm")
         self._check_shapes(name, target, into=False)
 
@@ -184,7 +184,7 @@ class _Planner:
                 target = self._layer(user)
                 if target is None or not is_linear(self.model.get_submodule(target)):
                     raise _Unfit(f"{self._describe(user)} follows it")
-                if any(changes_in_place(other, self.model) for other in _between(part, node, user)):
+                if any(changes_in_place(other, self.model) for other in between(part, node, user)):
                     raise _Unfit(f"something is changed in place between it and {target!r}")
                 targets[target] = targets.get(target, False) or flattened
         for target, flattened in targets.items():
@@ -195,9 +195,9 @@ class _Planner:
     def _check_before(self, name: str, target: str, flattened: bool) -> None:
         self._check_target(target)
         for _, node in self.sites[target]:
-            source = _input(node)
+            source = input_of(node)
             behind = source is not None and is_flatten(source, self.model)
-            if behind != flattened or self._layer(_input(source) if behind else source) != name:
+            if behind != flattened or self._layer(input_of(source) if behind else source) != name:
                 raise _Unfit(f"{target!r} is called {len(self.sites[target])} times, and not always after this norm")
         layer: Any = self.model.get_submodule(target)
         if isinstance(layer, _ConvTransposeNd):
@@ -248,7 +248,7 @@ class _Planner:
         if fold.extras or epilogue(self.model.get_submodule(fold.norm)) is not None:
             return
         for _, node in self.sites[fold.norm]:
-            source = _input(node)
+            source = input_of(node)
             if source is not None:
                 bypass_(node, source)
 
@@ -291,25 +291,6 @@ class _Planner:
 
 
 _GIVEN = {"input", "residual"}
-
-
-def _input(node: fx.Node | None) -> fx.Node | None:
-    """What a module is called with."""
-    if node is None:
-        return None
-    given = node.args[0] if node.args else node.kwargs.get("input")
-    return given if isinstance(given, fx.Node) else None
-
-
-def _between(part: Part, first: fx.Node, last: fx.Node) -> list[fx.Node]:
-    nodes = list(part.graph.nodes)
-    return nodes[nodes.index(first) + 1 : nodes.index(last)]
-
-
-def _holds(module: nn.Module, tensor: Any) -> bool:
-    return any(
-        value is tensor for value in (*module._parameters.values(), *module._buffers.values()) if value is not None
-    )
 
 
 def _who(name: str) -> str:
