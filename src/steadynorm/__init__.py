@@ -28,7 +28,7 @@ from .statistics import (
     reduce_statistics_,
     weigh_examples,
 )
-from .surgery import convert_, freeze_, fuse_activations_, insert_, unfreeze_
+from .surgery import convert_, fold, freeze_, fuse_activations_, insert_, unfreeze_
 
 __version__ = "0.1.0"
 
@@ -53,6 +53,7 @@ __all__ = [
     "adapt_",
     "combine",
     "convert_",
+    "fold",
     "freeze_",
     "from_flax",
     "from_keras",
