@@ -100,7 +100,9 @@ def normalized(factory: Factory, norms: Iterable[str]) -> dict[str, Factory]:
 
 
 def _converted(factory: Factory, norm: str) -> nn.Module:
-    return convert_(factory(), to=norm).model
+    model = factory()
+    convert_(model, to=norm)
+    return model
 
 
 def judge(names: list[str], results: Results) -> Judgement:
