@@ -9,8 +9,7 @@ import pytest
 from rich.console import Console
 
 from steadynorm import records, report
-from steadynorm.records import EVIDENCE, Effect, Evidence, Line, Panel, Table
-from steadynorm.report import words
+from steadynorm.records import EVIDENCE, Effect, Evidence, Line, Panel, Table, words
 from steadynorm.report.drawing import alone, drawing
 from steadynorm.report.forest import Forest, forest
 from steadynorm.report.names import stems

@@ -94,11 +94,19 @@ def _with_bar(runs: int, out: Path, study: Callable[[Callable[[float], None]], o
 
 @click.command(name="report")
 @click.argument("directory", type=click.Path(path_type=Path))
-def report_command(directory: Path) -> None:
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write this document instead of the page.")
+@click.option("--figures", type=click.Path(path_type=Path), help="Of its pictures.  [default: figures beside it]")
+def report_command(directory: Path, markdown: Path | None, figures: Path | None) -> None:
     """Judge and draw the runs in DIRECTORY again, also those of a study that is not finished."""
-    kept = records.read(directory / records.STUDY, records.Study)
-    judge(claims_of(kept), directory)
-    _show(Console(), directory)
+    console = Console()
+    if records.exists(directory / records.STUDY):
+        kept = records.read(directory / records.STUDY, records.Study)
+        judge(claims_of(kept), directory)
+    if markdown is None:
+        _show(console, directory)
+        return
+    file, *pictures = report.document(directory, markdown, figures or markdown.parent / "figures")
+    console.print(f"wrote {file}; {len(pictures)} pictures", soft_wrap=True, highlight=False)
 
 
 @click.command()

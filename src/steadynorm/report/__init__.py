@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,29 @@ def write(directory: Path) -> list[Path]:
             replace(directory / name, content)
             written.append(directory / name)
     return written
+
+
+def document(directory: Path, file: Path, figures: Path) -> list[Path]:
+    """Writes the evidence in `directory` as a Markdown file, and its pictures into the folder `figures`.
+
+    Returns:
+        The files written, the document first.
+
+    Raises:
+        RecordError, MissingExtraError: as `write`.
+    """
+    try:
+        from . import figure, markdown
+    except ImportError as error:
+        raise MissingExtraError("the report", "study") from error
+    evidence = read(directory / EVIDENCE, Evidence)
+    beside, source = (os.path.relpath(path, file.parent) for path in (figures, directory / EVIDENCE))
+    drawn = {figures / Path(name).name: content for name, content in figure.files(evidence).items()}
+    drawn = {path: content for path, content in drawn.items() if path.suffix == ".png"}
+    text = markdown.render(evidence, Path(beside).as_posix(), Path(source).as_posix())
+    for path, content in {file: text.encode(), **drawn}.items():
+        replace(path, content)
+    return [file, *drawn]
 
 
 def ledger(directory: Path) -> RenderableType:

@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Evidence, Figure, Panel, Section
-from . import styles, words
+from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Evidence, Figure, Panel, Section, words
+from . import styles
 from .drawing import Values, alone, columns, drawing
 from .forest import WIDTH, forest
 from .names import stems

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .. import records
 from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Effect, Evidence, Section
-from .words import NONE, estimate, interval, is_number, leading, number, runs
+from ..records.words import NONE, estimate, interval, is_number, leading, number, runs
 
 COLOURS = {SUPPORTED: "bold green", CONTRADICTED: "bold red", UNDECIDED: "bold yellow"}
 ROWS = 30

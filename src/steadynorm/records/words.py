@@ -1,8 +1,8 @@
-"""Numbers in words, the same on the terminal and on the page."""
+"""Numbers in words, the same in findings, on the terminal and on the page."""
 
 from __future__ import annotations
 
-from ..records import Effect, Section
+from .evidence import Effect, Section
 
 NONE = "–"
 
