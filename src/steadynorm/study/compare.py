@@ -165,7 +165,7 @@ def _run(variants: Mapping[str, Factory], data: Callable[[], Iterable[Any]], cel
 
 
 def _check(variants: Mapping[str, Factory], epochs: int, lr: float, optimizer: str, seeds: int) -> None:
-    if len(variants) < 2 or not all(map(callable, variants.values())):
+    if len(variants) < 2 or not all(callable(make) and not isinstance(make, nn.Module) for make in variants.values()):
         raise InvalidArgumentError(
             f"compare: expected at least two factories by name, got {dict(variants)!r:.200}. Pass functions that build "
             'a network, such as {"batch": build, "none": build_plain}.'
