@@ -35,3 +35,12 @@ def test_readme_examples_show_what_they_say() -> None:
     assert names["guard"].kept_out == {}
     assert isinstance(plain[0], nn.Sequential)
     torch.testing.assert_close(names["folded"].model(names["x"]), names["model"](names["x"]))
+
+
+def test_the_study_of_own_networks_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/study.md").read_text(encoding="utf-8"), re.DOTALL)
+    exec(example, names)
+    assert "test accuracy, batch − none" in names["evidence"].sections[0].finding
+    assert (tmp_path / "runs" / "mine" / "evidence.json").exists()
