@@ -18,12 +18,16 @@ from steadynorm.study.tools import Keeper, Tools
 from .made import made, some_data
 
 
-def runs(ratios: dict[str, list[float]]) -> list[Run]:
-    """With BN every layer drifts by 0.2 on average; without it, by each seed's ratio of that."""
+def runs(ratios: dict[str, list[float]], late: float | None = None) -> list[Run]:
+    """With BN every layer drifts by 0.2; without it by each seed's ratio of that, or by `late` in the second half."""
     found = []
     for seed in range(3):
-        plain = {f"{layer}, drift": [None, 0.1 * each[seed], 0.3 * each[seed]] for layer, each in ratios.items()}
-        normalized = {f"{layer}, drift": [0.1, 0.3] for layer in ratios}
+        plain = {}
+        for layer, each in ratios.items():
+            mean = 0.2 * each[seed]
+            second = mean if late is None else 0.2 * late
+            plain[f"{layer}, drift"] = [None, *[(5 * mean - 3 * second) / 2] * 2, *[second] * 3]
+        normalized = {f"{layer}, drift": [0.1, 0.3, 0.2, 0.1, 0.2, 0.3] for layer in ratios}
         found += [
             made({"network": "without BN", "lr": 0.3}, seed, 0.7, [0.4, 0.5], plain),
             made({"network": "with BN", "lr": 0.3}, seed, 0.9, [0.9, 0.9], normalized),
@@ -47,17 +51,21 @@ def test_verdict(ratios: tuple[list[float], ...], verdict: str) -> None:
     assert CLAIM.judge(Results(runs(dict(zip(LAYERS, ratios, strict=True))))).verdict == verdict
 
 
+def test_a_second_half_that_is_the_other_way_round_leaves_it_undecided() -> None:
+    assert CLAIM.judge(Results(runs(dict.fromkeys(LAYERS, UP), late=0.5))).verdict == UNDECIDED
+
+
 def test_effects() -> None:
-    found = CLAIM.judge(Results(runs(dict.fromkeys(LAYERS, UP))))
-    drifts, matched, (accuracy, faster) = found.effects[:3], found.effects[3:-2], found.effects[-2:]
+    found = CLAIM.judge(Results(runs(dict.fromkeys(LAYERS, UP), late=0.5)))
+    drifts, late, matched, (accuracy, faster) = (found.effects[a:b] for a, b in ((0, 3), (3, 6), (6, 9), (9, 11)))
     middle, half = math.log(12) / 3, 4.302652729911275 * math.log(1.5) / 3  # the logs have sd log(1.5) / sqrt(3)
     for effect in (*drifts, *matched):
         assert effect.estimate == pytest.approx(math.exp(middle))
         assert (effect.low, effect.high) == pytest.approx((math.exp(middle - half), math.exp(middle + half)))
-    assert len(matched) == 3
+    assert [effect.estimate for effect in late] == pytest.approx([0.5, 0.5, 0.5])
     assert "lower with BN in 3 of 3 pairs of layer and rate" in found.finding
     assert (accuracy.estimate, faster.estimate) == pytest.approx((20.0, 2.0))
-    assert [effect.decides for effect in found.effects] == [True] * 3 + [False] * 5
+    assert [effect.decides for effect in found.effects] == [True] * 6 + [False] * 5
 
 
 def test_crashed_runs_leave_pairs_out_and_none_is_undecided() -> None:

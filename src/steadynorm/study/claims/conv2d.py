@@ -45,7 +45,7 @@ CLAIM = Claim(
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={
         "smoke": Preset(1, {"network": NETWORKS, "lr": [1e-3]}, {**SETTINGS, "steps": 4, "evaluate_every": 2}),
-        "quick": Preset(3, {"network": NETWORKS, "lr": RATES}, {**SETTINGS, "epochs": 6}),
+        "quick": Preset(3, {"network": NETWORKS, "lr": RATES}, {**SETTINGS, "epochs": 4}),
         "full": Preset(5, {"network": NETWORKS, "lr": [1e-4, *RATES]}, {**SETTINGS, "epochs": 10, "data": "cifar10"}),
     },
     run=run,

@@ -48,7 +48,7 @@ def judge(results: Results) -> Judgement:
     )
 
 
-RATES = [1e-3, 3e-3, 1e-2]
+RATES = [1e-3, 3e-3, 1e-2, 3e-2]
 GRID = {"place": PLACES, "lr": RATES}
 SETTINGS = {"batch_size": 64, "optimizer": "adam"}
 
@@ -66,7 +66,7 @@ CLAIM = Claim(
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={
         "smoke": Preset(1, {"place": PLACES, "lr": [1e-3]}, {**SETTINGS, "steps": 4, "evaluate_every": 2}),
-        "quick": Preset(3, GRID, {**SETTINGS, "epochs": 6}),
+        "quick": Preset(3, GRID, {**SETTINGS, "epochs": 3}),
         "full": Preset(5, {"place": PLACES, "lr": [3e-4, *RATES]}, {**SETTINGS, "epochs": 10, "data": "cifar10"}),
     },
     run=run,
