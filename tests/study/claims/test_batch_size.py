@@ -10,7 +10,7 @@ from steadynorm.records import CONTRADICTED, CRASHED, SUPPORTED, UNDECIDED, Cell
 from steadynorm.study.claim import Outcome
 from steadynorm.study.claims import batch_size
 from steadynorm.study.claims.batch_size import CLAIM, population_statistics, tuned
-from steadynorm.study.models.norms import normalization, short_cnn
+from steadynorm.study.models.norms import normalization, slim_cnn
 from steadynorm.study.results import Results
 from steadynorm.study.sources import Images
 from steadynorm.study.tools import Tools
@@ -67,6 +67,12 @@ def test_a_seed_that_lacks_a_size_does_not_count() -> None:
     assert found.verdict == SUPPORTED
 
 
+def test_ghosts_of_the_whole_batch_are_not_run_again() -> None:
+    cells = CLAIM.cells("quick", seeds=1)
+    assert {cell.factors["batch_size"] for cell in cells if cell.factors["norm"] == "ghost"} == {32, 64, 128}
+    assert len(cells) == 6 * 8 - 5
+
+
 def test_every_size_has_its_own_best_rate() -> None:
     found = tuned(
         Results(
@@ -96,7 +102,7 @@ def test_rates_are_in_proportion_to_the_batch(size: int, lr: float, monkeypatch:
 
 def test_population_statistics_are_averages_over_large_batches() -> None:
     """Of the first layer, whose inputs do not depend on any statistics: by hand, in float64."""
-    source, model = Images(some_data(examples=64), 32, 0), short_cnn(1, 28, 10, normalization("batch"))
+    source, model = Images(some_data(examples=64), 32, 0), slim_cnn(1, 28, 10, normalization("batch"))
     weights = [p.clone() for p in model.parameters()]
     model(torch.rand(4, 1, 28, 28))
     population_statistics(model, source)

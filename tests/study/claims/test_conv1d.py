@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from steadynorm.records import CONTRADICTED, CRASHED, SUPPORTED, UNDECIDED, Run
+from steadynorm.records import CONTRADICTED, CRASHED, DIVERGED, SUPPORTED, UNDECIDED, Run
 from steadynorm.study.claims.conv1d import CLAIM, profiles
 from steadynorm.study.models.systems import conv1d_net
 from steadynorm.study.results import Results
@@ -74,6 +74,15 @@ def test_crashed_runs_and_runs_without_partner_are_left_out() -> None:
     )
     assert found.effects[0].pairs == 3
     assert found.effects[0].estimate == pytest.approx(12.0)
+
+
+def test_a_rate_that_diverges_is_not_chosen() -> None:
+    """Nor does what a diverged run knew before count: its last validation accuracy does."""
+    diverged = [made({"network": "with BN", "lr": 1.0}, seed, 0.1, [0.99, 0.1], status=DIVERGED) for seed in range(3)]
+    found = CLAIM.judge(Results([*runs([0.10, 0.12, 0.14]), *diverged]))
+    assert found.effects[0].estimate == pytest.approx(12.0)
+    assert "with BN 0.1;" in found.finding or found.finding.endswith("with BN 0.1.")
+    assert found.verdict == SUPPORTED
 
 
 @pytest.mark.parametrize("kept", [[], [made({"network": "with BN", "lr": 0.1}, 0, 0.0, status=CRASHED)]])

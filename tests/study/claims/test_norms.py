@@ -10,7 +10,7 @@ from steadynorm import BatchNorm2d, BatchRenorm2d, GhostBatchNorm2d
 from steadynorm.errors import InvalidArgumentError
 from steadynorm.records import CONTRADICTED, CRASHED, SUPPORTED, UNDECIDED, Run
 from steadynorm.study.claims.norms import CLAIM
-from steadynorm.study.models.norms import normalization, normalized_cnn, short_cnn
+from steadynorm.study.models.norms import normalization, normalized_cnn, slim_cnn
 from steadynorm.study.results import Results
 
 from .made import made
@@ -96,13 +96,13 @@ def test_the_schedule_of_renormalization_ends_at_half_of_the_steps() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("batch", BatchNorm2d), ("ghost", GhostBatchNorm2d)])
 def test_networks_differ_in_nothing_else(name: str, kind: type) -> None:
-    """Convolutions 320 + 18,496 + 36,928, dense 36,928 + 650; the short one 160 + 4,640 + 8,010."""
+    """Convolutions 320 + 18,496 + 36,928, dense 36,928 + 650; the slim one 160 + 4,640 + 9,248 + 2,890."""
     plain, normalized = (normalized_cnn(1, 28, 10, normalization(norm)) for norm in ("none", name))
     assert sum(p.numel() for p in plain.parameters()) == 93_322
     assert sum(p.numel() for p in normalized.parameters()) == 93_322 + 2 * (32 + 64 + 64)
     assert sum(type(m) is kind for m in normalized.modules()) == 3
-    assert sum(p.numel() for p in short_cnn(1, 28, 10, normalization("none")).parameters()) == 12_810
-    assert short_cnn(1, 28, 10, normalization(name))(torch.rand(1, 1, 28, 28)).shape == (1, 10)
+    assert sum(p.numel() for p in slim_cnn(1, 28, 10, normalization("none")).parameters()) == 16_938
+    assert slim_cnn(1, 28, 10, normalization(name))(torch.rand(1, 1, 28, 28)).shape == (1, 10)
 
 
 def test_same_seed_same_weights_in_every_network() -> None:
