@@ -20,15 +20,18 @@ class Source:
 
 
 def locate(source: Source, directory: Path | None) -> list[Path]:
-    """A path for each file of `source`, in its order; in `directory` a file may be without its .gz.
+    """A path for each file of `source`, in its order.
+
+    All in a folder of the source's name in `directory`, or all in `directory` itself; a file may be without its .gz.
 
     Raises:
         DataError: a file is missing and cannot be fetched.
     """
     if directory is not None:
-        found = [path for file in source.md5 if (path := _present(directory, file)) is not None]
-        if len(found) == len(source.md5):
-            return found
+        for folder in (directory / source.name, directory):
+            found = [path for file in source.md5 if (path := _present(folder, file)) is not None]
+            if len(found) == len(source.md5):
+                return found
     try:
         import pooch
     except ImportError as error:
