@@ -59,7 +59,7 @@ def verdict(effects: list[Effect]) -> str:
 
 
 NAMES = ["none", "batch", "group", "layer", "instance"]
-RATES = [1e-3, 3e-3, 1e-2, 3e-2]
+RATES = [3e-4, 1e-3, 3e-3, 1e-2]
 SETTINGS = {"batch_size": 64, "optimizer": "adam"}
 
 CLAIM = Claim(
@@ -79,7 +79,7 @@ CLAIM = Claim(
     presets={
         "smoke": Preset(1, {"norm": NAMES, "lr": [1e-3]}, {**SETTINGS, "steps": 3, "evaluate_every": 2}),
         "quick": Preset(3, {"norm": NAMES, "lr": RATES}, {**SETTINGS, "epochs": 3}),
-        "full": Preset(5, {"norm": NAMES, "lr": [3e-4, *RATES]}, {**SETTINGS, "epochs": 10, "data": "cifar10"}),
+        "full": Preset(5, {"norm": NAMES, "lr": RATES}, {**SETTINGS, "epochs": 10, "data": "cifar10"}),
     },
     run=run,
     judge=judge,
