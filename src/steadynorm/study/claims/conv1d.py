@@ -51,7 +51,7 @@ CLAIM = Claim(
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={
         "smoke": Preset(2, {"network": NETWORKS, "lr": [1e-3, 1e-2]}, {**SETTINGS, "epochs": 1}),
-        "quick": Preset(3, {"network": NETWORKS, "lr": RATES}, {**SETTINGS, "epochs": 10}),
+        "quick": Preset(3, {"network": NETWORKS, "lr": RATES}, {**SETTINGS, "epochs": 10, "evaluate_every": 10}),
         "full": Preset(5, {"network": NETWORKS, "lr": RATES}, {**SETTINGS, "epochs": 10, "data": "mnist"}),
     },
     run=run,

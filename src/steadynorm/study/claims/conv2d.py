@@ -29,7 +29,7 @@ def run(cell: Cell, tools: Tools) -> Outcome:
     return fit(conv2d_net(batch_norm=cell.factors["network"] == WITH["network"]), recipe, source, tools.keeper)
 
 
-RATES = [3e-4, 1e-3, 3e-3]
+RATES = [1e-4, 3e-4, 1e-3, 3e-3]
 SETTINGS = {"batch_size": 64, "optimizer": "adam"}
 
 CLAIM = Claim(
@@ -45,8 +45,8 @@ CLAIM = Claim(
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={
         "smoke": Preset(1, {"network": NETWORKS, "lr": [1e-3]}, {**SETTINGS, "steps": 4, "evaluate_every": 2}),
-        "quick": Preset(3, {"network": NETWORKS, "lr": RATES}, {**SETTINGS, "epochs": 4}),
-        "full": Preset(5, {"network": NETWORKS, "lr": [1e-4, *RATES]}, {**SETTINGS, "epochs": 10, "data": "cifar10"}),
+        "quick": Preset(3, {"network": NETWORKS, "lr": RATES}, {**SETTINGS, "epochs": 3, "evaluate_every": 10}),
+        "full": Preset(5, {"network": NETWORKS, "lr": RATES}, {**SETTINGS, "epochs": 10, "data": "cifar10"}),
     },
     run=run,
     judge=judge_with_or_without,

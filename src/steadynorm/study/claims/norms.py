@@ -78,7 +78,7 @@ CLAIM = Claim(
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={
         "smoke": Preset(1, {"norm": NAMES, "lr": [1e-3]}, {**SETTINGS, "steps": 3, "evaluate_every": 2}),
-        "quick": Preset(3, {"norm": NAMES, "lr": RATES}, {**SETTINGS, "epochs": 3}),
+        "quick": Preset(3, {"norm": NAMES, "lr": RATES}, {**SETTINGS, "epochs": 3, "evaluate_every": 10}),
         "full": Preset(5, {"norm": NAMES, "lr": RATES}, {**SETTINGS, "epochs": 10, "data": "cifar10"}),
     },
     run=run,

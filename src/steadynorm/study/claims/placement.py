@@ -66,7 +66,7 @@ CLAIM = Claim(
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={
         "smoke": Preset(1, {"place": PLACES, "lr": [1e-3]}, {**SETTINGS, "steps": 4, "evaluate_every": 2}),
-        "quick": Preset(3, GRID, {**SETTINGS, "epochs": 3}),
+        "quick": Preset(3, GRID, {**SETTINGS, "epochs": 3, "evaluate_every": 10}),
         "full": Preset(5, {"place": PLACES, "lr": [3e-4, *RATES]}, {**SETTINGS, "epochs": 10, "data": "cifar10"}),
     },
     run=run,
