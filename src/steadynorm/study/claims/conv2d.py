@@ -29,7 +29,7 @@ def run(cell: Cell, tools: Tools) -> Outcome:
     return fit(conv2d_net(batch_norm=cell.factors["network"] == WITH["network"]), recipe, source, tools.keeper)
 
 
-RATES = [1e-4, 3e-4, 1e-3, 3e-3]
+RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]
 SETTINGS = {"batch_size": 64, "optimizer": "adam"}
 
 CLAIM = Claim(
