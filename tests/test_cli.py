@@ -12,53 +12,95 @@ from pathlib import Path
 
 import pytest
 
-from steadynorm import cli, records
+from steadynorm import records
 
 COMMAND = [sys.executable, "-m", "steadynorm.cli"]
 
 
 def steadynorm(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "COLUMNS": "90",
-        "XDG_CACHE_HOME": str(cwd / "cache"),
-        "https_proxy": "http://127.0.0.1:9",
-    }
+    environment = {**os.environ, "COLUMNS": "90", "https_proxy": "http://127.0.0.1:9"}
+    if "--data-dir" in arguments:
+        environment["XDG_CACHE_HOME"] = str(cwd / "cache")  # where no data were fetched to before
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
     )
 
 
 def test_study_then_report(tmp_path: Path) -> None:
-    """The default place, a table with both networks, a page and a picture; then drawn again from records alone."""
-    done = steadynorm("study", "--epochs", "1", "--seeds", "1", cwd=tmp_path)
+    """The default place, a verdict and a table, a page, pictures and numbers; then drawn again from the runs alone."""
+    done = steadynorm("study", "--preset", "smoke", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"without BN, seed 0: test accuracy 0\.\d{4}, trained in \d+\.\d s", done.stdout)
-    assert re.search(r"test accuracy +│ +\d\d\.\d\d% │ +\d\d\.\d\d%", done.stdout)
-    out = tmp_path / "runs" / "cnn-digits"
-    assert {path.name for path in out.iterdir()} == {"records.json", "report.html", "curves.png"}
-    assert len(records.read(out).runs) == 2
-    (out / "report.html").unlink()
+    assert re.search(r"^(supported|contradicted|undecided): test accuracy, with BN − without: [+−]", done.stdout, re.M)
+    assert re.search(r"without BN +0\.\d+ ", done.stdout)
+    out = tmp_path / "runs" / "cnn-smoke"
+    assert {path.name for path in out.iterdir()} == {
+        *("data", "evidence.json", "figures", "report.html", "runs", "study.json")
+    }
+    assert len(list(out.glob("runs/cnn/*.json"))) == 4
+    command = records.read(out / "study.json", records.Study).command
+    assert command == "steadynorm study cnn --preset smoke --out runs/cnn-smoke"
+    for path in (out / "report.html", out / "evidence.json"):
+        path.unlink()
     again = steadynorm("report", out, cwd=tmp_path)
     assert again.returncode == 0
-    assert "test accuracy" in again.stdout
+    assert again.stdout.splitlines()[:3] == done.stdout.splitlines()[:3]
     assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_claims_are_listed(tmp_path: Path) -> None:
+    done = steadynorm("study", "--list", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.startswith(
+        "cnn               Does batch normalization make a small CNN learn faster and better?\n"
+    )
+
+
+MODELS = """
+import torch
+
+def build():
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+    )
+
+def loaders():
+    x = torch.randn(96, 6, generator=torch.Generator().manual_seed(0))
+    data = torch.utils.data.TensorDataset(x, (x.sum(1) > 0).long())
+    return torch.utils.data.DataLoader(data, 16, shuffle=True), torch.utils.data.DataLoader(data, 96)
+"""
+
+
+def test_compare_then_report(tmp_path: Path) -> None:
+    """The user's own network and data, from modules in the current folder, in other processes."""
+    (tmp_path / "mine.py").write_text(MODELS)
+    options = ("--norms", "batch,none", "--epochs", "2", "--seeds", "2", "--jobs", "2", "--out", "o")
+    done = steadynorm("compare", "mine:build", "--data", "mine:loaders", *options, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Is batch better than none?" in done.stdout
+    again = steadynorm("report", "o", cwd=tmp_path)
+    assert again.returncode == 0
+    assert again.stdout == done.stdout
+    command = records.read(tmp_path / "o" / "study.json", records.Study).command
+    assert command.startswith("steadynorm compare mine:build --data mine:loaders --norms batch,none --epochs 2")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("study", "magic"), "expected claims of cnn, "),
+        (("study", "--preset", "huge"), "'huge' is not one of 'smoke', 'quick', 'full'"),
         (("study", "--data", "imagenet"), "'imagenet' is not one of 'digits', 'mnist', 'fashion-mnist', 'cifar10'"),
-        (("study", "--epochs", "0"), "Invalid value for '--epochs': 0 is not in the range"),
-        (("study", "--epochs", "-3"), "-3 is not in the range"),
-        (("study", "--batch-size", "1"), "Invalid value for '--batch-size'"),
-        (("study", "--lr", "nan"), "nan is not a finite number"),
-        (("study", "--lr", "0"), "Invalid value for '--lr'"),
-        (("study", "--optimizer", "lion"), "'lion' is not one of 'adam', 'adamw', 'sgd'"),
-        (("study", "--seeds", "0"), "Invalid value for '--seeds'"),
+        (("study", "--seeds", "0"), "Invalid value for '--seeds': 0 is not in the range"),
+        (("study", "--threads", "-3"), "-3 is not in the range"),
+        (("study", "--jobs", "0"), "Invalid value for '--jobs'"),
+        (("study", "--engine", "slurm"), "'slurm' is not one of 'local', 'ray', 'dask'"),
         (("study", "--data", "mnist", "--data-dir", "empty"), "expected the files train-images-idx3-ubyte.gz"),
         (("study", "--out", "file/out"), "cannot write to file/out"),
-        (("report", "empty"), "no records.json in empty"),
+        (("compare", "math:pi", "--data", "math:pi"), "expected at least two factories"),
+        (("compare", "nowhere:x", "--data", "math:pi"), "expected a module that can be imported, got 'nowhere'"),
+        (("compare", "math:floor", "--data", "math:pi", "--lr", "nan"), "expected epochs >= 1, seeds >= 1 and lr > 0"),
+        (("compare", "math:floor"), "Missing option '--data'"),
+        (("report", "empty"), "no evidence.json in empty"),
         (("bench", "--peers-python", "nowhere"), "Invalid value for '--peers-python': expected the name or path of a"),
         (("bench", "--peers-python", "./file"), "got './file', which cannot be run. Mend it or leave it out."),
         (("bench", "--out", "file/out"), "cannot write to file/out: Not a directory. Choose another --out."),
@@ -74,26 +116,26 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[
     assert message in done.stderr
     assert done.stderr.startswith("steadynorm: ")
     assert done.stderr.count("\n") == 1
-    assert not list(tmp_path.rglob("records.json*"))
+    assert not list(tmp_path.rglob("*.json*"))
 
 
-def test_records_of_another_study_are_kept(tmp_path: Path) -> None:
-    assert steadynorm("study", "--epochs", "1", "--seeds", "1", "--out", "o", cwd=tmp_path).returncode == 0
-    before = (tmp_path / "o" / "records.json").read_bytes()
-    done = steadynorm("study", "--epochs", "2", "--seeds", "1", "--out", "o", cwd=tmp_path)
+def test_another_study_in_the_folder_is_kept(tmp_path: Path) -> None:
+    assert steadynorm("study", "--preset", "smoke", "--seeds", "1", "--out", "o", cwd=tmp_path).returncode == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "o").rglob("*.json")}
+    done = steadynorm("study", "--preset", "smoke", "--seeds", "2", "--out", "o", cwd=tmp_path)
     assert done.returncode == 2
-    assert "holds a study with other settings (epochs: 1, now 2)" in done.stderr
-    assert (tmp_path / "o" / "records.json").read_bytes() == before
+    assert "holds a study with other settings (2 runs, now 4)" in done.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "o").rglob("*.json")} == before
 
 
 def test_interrupt_keeps_finished_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
-    """Ctrl-C in the second run: the first is kept, its report can be drawn, and the same command finishes the study."""
-    arguments = ["study", "--epochs", "3", "--seeds", "1", "--out", "o"]
+    """Ctrl-C after the first run: it is kept, its report can be drawn, and the same command finishes the study."""
+    arguments = ["study", "--preset", "quick", "--seeds", "1", "--jobs", "1", "--out", "o"]
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job ignores it
     command = [sys.executable, "-c", f"{heed}; from steadynorm.cli import main; main()", *arguments]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (records.exist(tmp_path / "o") and records.read(tmp_path / "o").runs):
+    deadline = time.monotonic() + 100
+    while not list((tmp_path / "o").glob("runs/*/*.json")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -104,11 +146,13 @@ def test_interrupt_keeps_finished_runs_and_says_how_to_go_on(tmp_path: Path) -> 
         "`steadynorm report o` draws what there is.\n"
     )
     assert steadynorm("report", "o", cwd=tmp_path).returncode == 0
-    assert "1 of 2 runs are not finished" in (tmp_path / "o" / "report.html").read_text()
-    done = steadynorm(*arguments, cwd=tmp_path)
-    assert done.returncode == 0
-    assert "without BN, seed 0" not in done.stdout
-    assert len(records.read(tmp_path / "o").runs) == 2
+    evidence = records.read(tmp_path / "o" / "evidence.json", records.Evidence)
+    assert evidence.sections[0].runs == {"finished": 1, "diverged": 0, "crashed": 0, "missing": 1}
+    (kept,) = (tmp_path / "o").glob("runs/*/*.json")
+    written = kept.stat().st_mtime_ns
+    assert steadynorm(*arguments, cwd=tmp_path).returncode == 0
+    assert kept.stat().st_mtime_ns == written
+    assert len(list((tmp_path / "o").glob("runs/*/*.json"))) == 2
 
 
 def test_no_command_shows_help(tmp_path: Path) -> None:
@@ -126,17 +170,3 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path) -> None:
     assert done.stderr == (
         "steadynorm: the command line needs optional packages (click): pip install 'steadynorm[study]'\n"
     )
-
-
-def test_interrupt_before_anything_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli.studies.cnn, "run", interrupt)
-    monkeypatch.setattr(sys, "argv", ["steadynorm", "study", "--out", str(tmp_path / "o")])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 130
-    assert capsys.readouterr().err == "steadynorm: interrupted; no run was begun\n"

@@ -89,6 +89,20 @@ def test_digits_look_like_their_source() -> None:
         assert labels[order[0]] == target
 
 
+def test_several_data_sets_in_one_folder(tmp_path: Path, mnist_files: dict[str, bytes]) -> None:
+    """A folder of the data set's own name goes before files that lie beside it, which may be another's."""
+    (tmp_path / "fashion-mnist").mkdir()
+    for file, content in mnist_files.items():
+        (tmp_path / "fashion-mnist" / file).write_bytes(content)
+    for file in (NAMES[1], NAMES[3]):  # other labels
+        (tmp_path / f"{file}.gz").unlink()
+        content = mnist_files[file]
+        (tmp_path / file).write_bytes(content[:8] + bytes(9 - label for label in content[8:]))
+    own, beside = load("fashion-mnist", tmp_path), load("mnist", tmp_path)
+    assert torch.equal(own.train.images, beside.train.images)
+    assert torch.equal(own.train.labels, 9 - beside.train.labels)
+
+
 def test_hold_out_is_a_partition() -> None:
     every = Part(torch.arange(103).view(-1, 1, 1, 1).to(torch.uint8), torch.arange(103))
     kept, held = hold_out(every, 10)
