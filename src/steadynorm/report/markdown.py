@@ -6,7 +6,7 @@ from ..records import Effect, Evidence, Section, Table
 from ..records.words import NONE, estimate, interval, is_number, leading, number, runs
 from .names import stems
 
-VERDICTS = {"supported": "**supported**", "contradicted": "**contradicted**", "undecided": "undecided"}
+BOLD = ("supported", "contradicted")
 
 
 def render(evidence: Evidence, figures: str, source: str) -> str:
@@ -38,7 +38,7 @@ def _machine(evidence: Evidence) -> str:
 
 def _ledger(evidence: Evidence, names: list[str]) -> str:
     rows = [
-        [f"[{_plain(s.claim)}](#{name.lower()})", VERDICTS[s.verdict], *_effect(leading(s)), _plain(s.source)]
+        [f"[{_plain(s.claim)}](#{name.lower()})", _verdict(s), *_effect(leading(s)), _plain(s.source)]
         for name, s in zip(names, evidence.sections, strict=True)
     ]
     return _table(["claim", "verdict", "effect", "estimate", "95% interval", "source"], rows)
@@ -57,7 +57,7 @@ def _section(section: Section, name: str, figures: str) -> list[str]:
     }
     parts = [
         f"## {_plain(section.claim)}",
-        f"{_plain(section.question)} {VERDICTS[section.verdict].capitalize()}. {_plain(section.finding)}",
+        f"{_plain(section.question)} Verdict: {_verdict(section)}. {_plain(section.finding)}",
         _table(["effect", "estimate", "95% interval"], [_effect(effect) for effect in section.effects]),
     ]
     for place, figure in enumerate(section.figures, 1):
@@ -67,6 +67,10 @@ def _section(section: Section, name: str, figures: str) -> list[str]:
         parts.append(f"{_plain(table.title)}:\n\n{_numbers(table)}")
     parts.append("\n".join(f"- {label}: {_plain(text)}" for label, text in facts.items()))
     return parts
+
+
+def _verdict(section: Section) -> str:
+    return f"**{section.verdict}**" if section.verdict in BOLD else _plain(section.verdict)
 
 
 def _effect(effect: Effect | None) -> list[str]:
