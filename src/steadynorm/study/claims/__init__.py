@@ -8,7 +8,15 @@ from importlib import import_module
 from ...errors import InvalidArgumentError
 from ..claim import Claim
 
-NAMES = ("cnn",)
+NAMES = (
+    "cnn",
+    "learning-rate",
+    "initialization",
+    "gradient-flow",
+    "scale-invariance",
+    "regularization",
+    "landscape",
+)
 """In the order of the report."""
 
 
