@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..nn import BatchNorm1d, BatchNorm2d
-from ..statistics import hold_statistics
+import steadynorm as sn
+
 from .sources import Batch
 
 
@@ -26,11 +26,11 @@ def loss_and_gradient(
         seed: of what the model draws at random, so that losses can be compared.
     """
     training = model.training
-    normalized = any(isinstance(layer, BatchNorm1d | BatchNorm2d) for layer in model.modules())
+    normalized = any(isinstance(layer, sn.BatchNorm1d | sn.BatchNorm2d) for layer in model.modules())
     model.train()
     try:
         with (
-            hold_statistics(model) if normalized else nullcontext(),
+            sn.hold_statistics(model) if normalized else nullcontext(),
             torch.random.fork_rng(devices=[]),
             torch.enable_grad(),
         ):

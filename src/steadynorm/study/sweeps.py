@@ -18,9 +18,8 @@ Sweep = Mapping[int, Mapping[float, Run]]
 
 
 def accuracy(run: Run) -> float:
-    """On the test images after the last step; 0 where the run diverged."""
-    value = None if run.status == DIVERGED else run.values["test accuracy"]
-    return 0.0 if value is None else value
+    """On the test images after the last step; where training diverged, a network takes all for one class."""
+    return run.values["test accuracy"] or 0.0
 
 
 def validated(run: Run) -> tuple[float, float]:
@@ -46,14 +45,19 @@ def by_level(results: Results, over: str, **factors: Setting) -> Sweep:
 
 
 def trained(sweeps: Mapping[str, Sweep]) -> dict[str, dict[int, list[float]]]:
-    """By network and seed: the levels, rising, at which test accuracy is `SHARE` of that seed's best in any network."""
+    """By network and seed: the levels, rising, at which test accuracy is `SHARE` of that seed's best in any network.
+
+    Those at which training diverged are not among them.
+    """
     best: dict[int, float] = {}
     for sweep in sweeps.values():
         for seed, levels in sweep.items():
             best[seed] = max(best.get(seed, 0.0), *map(accuracy, levels.values()))
     return {
         name: {
-            seed: [level for level, run in levels.items() if accuracy(run) >= SHARE * best[seed]]
+            seed: [
+                level for level, run in levels.items() if run.status != DIVERGED and accuracy(run) >= SHARE * best[seed]
+            ]
             for seed, levels in sweep.items()
         }
         for name, sweep in sweeps.items()

@@ -100,9 +100,9 @@ def judge(results: Results) -> Judgement:
         for activation in results.levels("activation")
     ]
     found = [*effects, *accuracies]
-    return Judgement(
-        judged(found), f"{'; '.join(map(in_words, found))}.", found, figures(results, depth), [table(results)]
-    )
+    each = [f"{a}: {judged(effects[2 * n : 2 * n + 2])}" for n, a in enumerate(results.levels("activation"))]
+    words = f"{', '.join(each)}; {'; '.join(map(in_words, found))}."
+    return Judgement(judged(found), words, found, figures(results, depth), [table(results)])
 
 
 def figures(results: Results, depth: int) -> list[Figure]:

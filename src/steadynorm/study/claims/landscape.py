@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from ...records import Cell, Figure, Run, Setting
 from ..claim import Claim, Judgement, Outcome, Preset
 from ..dense import initialize, network
 from ..gradients import loss_and_gradient
-from ..results import Measure, Results
+from ..results import Results
 from ..showing import CAPTION, curves, in_words, means
 from ..sources import Batch, Images, standardized
 from ..tools import Tools
@@ -127,14 +128,10 @@ def largest(numbers: Sequence[float]) -> float:
     return math.nan if any(map(math.isnan, numbers)) else max(numbers)
 
 
-def typical(series: str) -> Measure:
+def typical(run: Run, series: str) -> float:
     """The geometric mean of a series over training, of what is finite and positive."""
-
-    def measure(run: Run) -> float:
-        found = [math.log(y) for y in run.series[series].y if y]
-        return math.exp(sum(found) / len(found)) if found else math.nan
-
-    return measure
+    found = [math.log(y) for y in run.series[series].y if y]
+    return math.exp(sum(found) / len(found)) if found else math.nan
 
 
 def judge(results: Results) -> Judgement:
@@ -142,7 +139,7 @@ def judge(results: Results) -> Judgement:
         return {"network": network}
 
     smoother = [
-        ratio(results, typical(name), pair(WITHOUT), pair(WITH), f"{title.lower()}, without ÷ with BN")
+        ratio(results, partial(typical, series=name), pair(WITHOUT), pair(WITH), f"{title.lower()}, without ÷ with BN")
         for name, (title, _) in PROBES.items()
     ]
     accuracies = [
@@ -158,7 +155,9 @@ def judge(results: Results) -> Judgement:
         )
         for one, other in ((WITH, WITHOUT), (NOISY, WITHOUT), (NOISY, WITH))
     ]
-    measures = {title: typical(name) for name, (title, _) in PROBES.items()} | {"test accuracy": "test accuracy"}
+    measures = {title: partial(typical, series=name) for name, (title, _) in PROBES.items()} | {
+        "test accuracy": "test accuracy"
+    }
     caption = (
         f"On the next training batch, in train mode, at {', '.join(f'{s:g}' for s in STRIDES)} times the learning "
         "rate down the gradient. Lines are means over seeds, bands the range; what is not finite is left out."
@@ -167,7 +166,7 @@ def judge(results: Results) -> Judgement:
         Figure("The loss along the gradient, over training", caption, curves(results, "network", PROBES, log="y")),
         Figure("Training", CAPTION, curves(results, "network")),
     ]
-    words = "; ".join(map(in_words, [*smoother, accuracies[1]]))
+    words = "; ".join(map(in_words, [*smoother, *accuracies[1:]]))
     table = means(results, ["network"], measures, "Geometric means over training, means over seeds")
     return Judgement(judged(smoother), f"{words}.", [*smoother, *accuracies], figures, [table])
 

@@ -251,7 +251,7 @@ CLAIM = Claim(
     presets={
         "smoke": Preset(2, GRID, _settings(20, 8)),
         "quick": Preset(3, GRID, _settings(300, 32)),
-        "full": Preset(10, GRID, _settings(20000, 128)),
+        "full": Preset(10, GRID, _settings(5000, 64)),
     },
     run=run,
     judge=judge,
