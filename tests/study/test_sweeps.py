@@ -11,8 +11,9 @@ import torch
 
 from steadynorm import BatchNorm1d
 from steadynorm.errors import NonFiniteStatisticsWarning
-from steadynorm.records import SUPPORTED, Cell, Run, place, read
+from steadynorm.records import SUPPORTED, UNDECIDED, Cell, Run, place, read
 from steadynorm.study.claim import Claim, Judgement, Outcome
+from steadynorm.study.claims import find
 from steadynorm.study.data import ImageData, Part
 from steadynorm.study.results import Results
 from steadynorm.study.runner import Engine, run_cell
@@ -71,6 +72,16 @@ def test_standardized_images_have_mean_0_and_spread_1() -> None:
     assert x.mean().item() == pytest.approx(0, abs=1e-6) and x.std(unbiased=False).item() == pytest.approx(1, abs=1e-6)
     pixels = images.double()
     assert torch.allclose(x, (pixels - pixels.mean()) / pixels.std(unbiased=False), atol=1e-5)
+
+
+CLAIMS = ("learning-rate", "initialization", "gradient-flow", "scale-invariance", "regularization", "landscape")
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_claim_without_runs_is_undecided(name: str) -> None:
+    judgement = find([name])[name].judge(Results([]))
+    assert judgement.verdict == UNDECIDED
+    assert {effect.pairs for effect in judgement.effects} <= {0}
 
 
 def test_a_run_that_diverges_warns_nobody(tmp_path: Path) -> None:

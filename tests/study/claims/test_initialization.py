@@ -96,6 +96,10 @@ def test_width(levels: list[float], expected: float) -> None:
     assert width(levels, [0.1, 10**-0.5, 1.0, 10.0]) == pytest.approx(expected)
 
 
+def test_one_scale_has_no_width() -> None:
+    assert width([1.0], [1.0]) == 0
+
+
 def test_initial_weights_have_the_chosen_spread() -> None:
     torch.manual_seed(0)
     model = dense(400, 300, 2, 10, batch_norm=True)

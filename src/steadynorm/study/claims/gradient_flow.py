@@ -73,7 +73,7 @@ def imbalance(norms: list[float]) -> float:
 
 
 def judge(results: Results) -> Judgement:
-    depth = max(results.levels("depth"))
+    depth = max(results.levels("depth"), default=0)
     effects = [
         difference(
             results,

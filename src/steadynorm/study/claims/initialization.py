@@ -51,8 +51,10 @@ def judge(results: Results) -> Judgement:
 def width(levels: list[float], scales: list[float]) -> float:
     """Decades of the longest row of neighbouring scales that train; each reaches half-way to its neighbours.
 
-    The outermost ones, whose neighbours are not known, reach as far out as in.
+    The outermost ones, whose neighbours are not known, reach as far out as in; one scale alone has no width.
     """
+    if len(scales) < 2:
+        return 0.0
     logs = [math.log10(scale) for scale in scales]
     padded = [2 * logs[0] - logs[1], *logs, 2 * logs[-1] - logs[-2]]
     reach = [(after - before) / 2 for before, after in zip(padded[:-2], padded[2:], strict=True)]

@@ -37,7 +37,7 @@ class Noise(nn.Module):
     y = (1 + a) x + b with a ~ N(m, s²) and b ~ N(m', s'²), drawn for each value; m and m' in ±shift, s and s' in
     [0, spread], drawn for each channel and step. So the distribution of activations moves from step to step.
 
-    Reference: Santurkar et al. 2018, arXiv:1805.11604, sec. 2.1 and appendix A.
+    Reference: in the manner of Santurkar et al. 2018, arXiv:1805.11604, sec. 2.1; the strength is chosen here.
     """
 
     def __init__(self, shift: float = 0.5, spread: float = 0.5) -> None:
@@ -187,8 +187,8 @@ CLAIM = Claim(
     ),
     rule="supported if the 95% intervals of all three ratios lie above no effect; contradicted if all lie below",
     would_change=(
-        "another rate, which is also the distance looked at; the smoothness is measured in the space of the weights, "
-        "where scale-invariant weights that grow make it smaller by themselves"
+        "another rate, which is also the distance looked at; noise of another strength; the smoothness is measured "
+        "in the space of the weights, where scale-invariant weights that grow make it smaller by themselves"
     ),
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={

@@ -89,7 +89,7 @@ def comparisons(results: Results, without: float, with_: float) -> list[Effect]:
 
 def _bound(results: Results, largest: dict[str, dict[int, float]]) -> str:
     """Says so where the grid ended before a network did."""
-    top = max(results.levels("lr"))
+    top = max(results.levels("lr"), default=None)
     ended = [name for name, rates in largest.items() if top in rates.values()]
     return f" ({' and '.join(ended)} still trained at the largest rate tried, {top:g})" if ended else ""
 
