@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: study test test-all check bench
+.PHONY: study test test-all check docs bench
 
 study: .venv/.study  ## the main job; make study ARGS="--data mnist --data-dir DIR"
 	$(BIN)/steadynorm study $(ARGS)
@@ -18,6 +18,9 @@ check: .venv/.dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: .venv/.study  ## docs/evidence.md and its pictures, from the committed record
+	$(BIN)/steadynorm report benchmarks/results/evidence --markdown docs/evidence.md --figures docs/images/evidence
 
 bench: .venv/.study  ## beside torch's layers, up to half an hour; make bench ARGS="--quick"
 	$(BIN)/steadynorm bench $(ARGS)

@@ -134,7 +134,7 @@ def test_interrupt_before_anything_is_kept(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.cnn, "run", interrupt)
+    monkeypatch.setattr(cli.studies.cnn, "run", interrupt)
     monkeypatch.setattr(sys, "argv", ["steadynorm", "study", "--out", str(tmp_path / "o")])
     with pytest.raises(SystemExit) as stop:
         cli.main()

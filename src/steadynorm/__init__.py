@@ -1,6 +1,7 @@
 """steadynorm: batch normalization as complete, trustworthy software for PyTorch."""
 
-from . import functional, nn, runtime, statistics
+from . import functional, nn, runtime, statistics, surgery
+from .conventions import from_flax, from_keras, to_flax, to_keras
 from .errors import NonFiniteStatisticsWarning, SteadynormError
 from .moments import Moments
 from .nn import (
@@ -17,7 +18,18 @@ from .nn import (
     SyncBatchNorm,
     WhiteningBatchNorm,
 )
-from .statistics import accumulate_statistics, guard_statistics, hold_statistics, reduce_statistics_
+from .statistics import (
+    accumulate_statistics,
+    adapt_,
+    combine,
+    guard_statistics,
+    hold_statistics,
+    recalibrate_,
+    reduce_statistics_,
+    weigh_examples,
+)
+from .study.compare import compare
+from .surgery import convert_, fold, freeze_, fuse_activations_, insert_, unfreeze_
 
 __version__ = "0.1.0"
 
@@ -39,11 +51,27 @@ __all__ = [
     "WhiteningBatchNorm",
     "__version__",
     "accumulate_statistics",
+    "adapt_",
+    "combine",
+    "compare",
+    "convert_",
+    "fold",
+    "freeze_",
+    "from_flax",
+    "from_keras",
     "functional",
+    "fuse_activations_",
     "guard_statistics",
     "hold_statistics",
+    "insert_",
     "nn",
+    "recalibrate_",
     "reduce_statistics_",
     "runtime",
     "statistics",
+    "surgery",
+    "to_flax",
+    "to_keras",
+    "unfreeze_",
+    "weigh_examples",
 ]

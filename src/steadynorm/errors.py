@@ -53,6 +53,10 @@ class ModelError(SteadynormError, ValueError):
     """A model that cannot be changed or measured as asked; it is as before."""
 
 
+class FoldError(SteadynormError, RuntimeError):
+    """A folded model could not be proven to compute what the original does; the original is as before."""
+
+
 class MissingExtraError(SteadynormError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

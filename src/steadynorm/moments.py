@@ -130,6 +130,41 @@ def measure(x: Tensor, dims: list[int], mask: Tensor | None = None) -> Moments:
     return Moments(count, mean, m2)
 
 
+def average(weights: Tensor, values: Tensor) -> Tensor:
+    r"""Weighted mean of stacked values, :math:`\sum_k w_k v_k / \sum_k w_k`.
+
+    Values of weight 0 do not count, also if they are nan. Values that are all equal have exactly that mean.
+
+    Args:
+        weights: finite and at least 0, one or more of them above 0, shape (K, *) broadcastable to that of `values`.
+        values: (K, *), of the weights' dtype.
+
+    Returns:
+        The mean, (*).
+    """
+    present = weights > 0
+    parts = weights / weights.amax(0)  # first, as the sum of large weights may overflow
+    mean = torch.where(present, parts / parts.sum(0) * values, 0).sum(0)
+    least, largest = (torch.where(present, values, bound) for bound in (torch.inf, -torch.inf))
+    return mean.clamp(least.amin(0), largest.amax(0))
+
+
+def pool(weights: Tensor, means: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Mean and variance of a population, from those of its parts, by the law of total variance.
+
+    .. math:: \mu = \sum_k w_k \mu_k, \quad \sigma^2 = \sum_k w_k \bigl(\sigma_k^2 + (\mu_k - \mu)^2\bigr)
+
+    Args:
+        weights: of the parts, as in `average`; divided by their sum here.
+        means, variances: (K, *).
+
+    Returns:
+        Mean and variance, each (*).
+    """
+    mean = average(weights, means)
+    return mean, average(weights, variances + (means - mean).square())
+
+
 def _finite(shift: Tensor) -> Tensor:
     """0 for an infinite shift, so that the mean of data with an inf in it is inf."""
     return torch.where(torch.isfinite(shift), shift, 0)

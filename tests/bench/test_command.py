@@ -112,11 +112,12 @@ def test_networks_may_be_added_later(bench: Bench, monkeypatch: pytest.MonkeyPat
     timing = {"median": 2.0, "low": 2.0, "high": 2.0, "rounds": 5}
     timings = {name: timing for name in ("steadynorm", "torch", "no BN")}
     monkeypatch.setattr(jobs, "_network", lambda key: [{**key, "timings": timings}])
+    monkeypatch.setattr(jobs, "_folding", lambda key, compiles: [{**key, "timings": {**timings, "folded": timing}}])
     assert bench() == 0
     bench.measured = []
     assert bench("--networks") == 0
     found = read(bench.path)
-    assert found is not None and len(found.networks) == 4
+    assert found is not None and (len(found.networks), len(found.folding)) == (4, 2)
     assert bench.measured == []
 
 

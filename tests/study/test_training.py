@@ -1,44 +1,49 @@
-"""The training loop does what a hand-written one does, the same way every time, for both networks alike."""
+"""The training loop does what a hand-written one does, the same way every time, interrupted or not."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from steadynorm.records import Run
+from steadynorm.errors import InvalidArgumentError
+from steadynorm.records import DIVERGED, FINISHED
+from steadynorm.study.claim import Outcome
 from steadynorm.study.data import ImageData, load
 from steadynorm.study.models import cnn
-from steadynorm.study.training import Settings, evaluate, steps_per_epoch, train
+from steadynorm.study.sources import Images, Loaders, Source
+from steadynorm.study.tools import Keeper
+from steadynorm.study.training import Recipe, evaluate, fit
 
-from ..support.study import Silent, small_data
+from ..support.images import small_data
 
 BUILD = partial(cnn, 1, 28, 10)
 
 
-def run(data: ImageData, settings: Settings, batch_norm: bool = True, seed: int = 0) -> tuple[Run, Silent]:
-    watcher = Silent()
-    return train(partial(BUILD, batch_norm=batch_norm), "v", data, settings, seed, watcher.step), watcher
-
-
-def without_seconds(result: Run) -> Run:
-    return replace(result, epochs=[replace(epoch, seconds=0) for epoch in result.epochs])
+def trained(
+    recipe: Recipe, data: ImageData | None = None, batch_norm: bool = True, seed: int = 0, **more: Any
+) -> Outcome:
+    torch.manual_seed(seed)
+    return fit(BUILD(batch_norm=batch_norm), recipe, Images(data or small_data(), recipe.batch_size, seed), **more)
 
 
 def test_same_seed_same_bits() -> None:
-    settings = Settings(2, 16, 1e-3, "adam")
-    first, second, other = (without_seconds(run(small_data(), settings, seed=seed)[0]) for seed in (0, 0, 1))
-    assert first == second
-    assert first.epochs != other.epochs
+    recipe = Recipe(1e-3, 16, 2)
+    first, second, other = (trained(recipe, seed=seed) for seed in (0, 0, 1))
+    assert (first.values, first.series) == (second.values, second.series)
+    assert first.series != other.series
 
 
 def test_both_networks_start_from_the_same_weights() -> None:
     torch.manual_seed(3)
-    plain = [p for p in BUILD(batch_norm=False).parameters()]
+    plain = list(BUILD(batch_norm=False).parameters())
     torch.manual_seed(3)
     layers = [m for m in BUILD(batch_norm=True).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     normalized = [p for layer in layers for p in layer.parameters()]
@@ -47,58 +52,144 @@ def test_both_networks_start_from_the_same_weights() -> None:
 
 
 def test_equals_a_loop_written_out() -> None:
-    """Two epochs of SGD with momentum, written without the study's helpers."""
+    """Two epochs of SGD with momentum and a decaying rate, written without the study's helpers."""
     data = small_data(40)
-    settings = Settings(2, 16, 0.05, "sgd")
-    result, watcher = run(data, settings, batch_norm=False, seed=5)
+    outcome = trained(Recipe(0.05, 16, 2, optimizer="momentum", decay=0.5, weight_decay=1e-3), data, False, 5)
     torch.manual_seed(5)
-    model = BUILD(batch_norm=False)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    generator = torch.Generator().manual_seed(5)
-    for epoch in result.epochs:
-        losses = []
-        for index in torch.randperm(40, generator=generator).split(16):
-            x = (data.train.images[index] / 255.0).to(memory_format=torch.channels_last)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), data.train.labels[index])
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item() * len(index))
-        assert epoch.train_loss == pytest.approx(sum(losses) / 40, rel=1e-4)
+    model, seen, losses = BUILD(batch_norm=False), [], []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    source = Images(data, 16, 5)
+    assert source.steps_in_epoch == 2
+    for step in range(4):
+        x, labels = source.batch(step)
+        seen.append(x.flatten(1))
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * 0.5 ** (step / 4)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert outcome.series["train loss"].x == [2, 4]
+    assert outcome.series["train loss"].y == pytest.approx([sum(losses[:2]) / 2, sum(losses[2:]) / 2], rel=1e-4)
     model.eval()
     logits = model(data.test.images / 255.0)
-    assert result.test_loss == pytest.approx(F.cross_entropy(logits, data.test.labels).item(), rel=1e-3)
-    assert result.test_accuracy == (logits.argmax(1) == data.test.labels).double().mean().item()
-    assert watcher.steps == 2 * result.steps_per_epoch == 6
+    assert outcome.values["test loss"] == pytest.approx(F.cross_entropy(logits, data.test.labels).item(), rel=1e-3)
+    assert outcome.values["test accuracy"] == (logits.argmax(1) == data.test.labels).double().mean().item()
+    everything = (data.train.images / 255.0).flatten(1)
+    rows = [(everything - row).abs().amax(1).argmin().item() for row in torch.cat(seen[:2])]
+    assert len(set(rows)) == 32  # no example twice in an epoch
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(64, 4), (65, 4), (66, 5), (48, 3)])
-def test_a_last_batch_of_one_is_left_out(examples: int, steps: int) -> None:
-    data, settings = small_data(examples), Settings(1, 16, 1e-3, "adam")
-    assert steps_per_epoch(data, settings) == steps
-    assert run(data, settings)[1].steps == steps
+class Stopped(Exception):
+    pass
 
 
-def test_a_diverging_run_is_recorded_as_such() -> None:
-    result, _ = run(small_data(), Settings(2, 16, 1e30, "sgd"), batch_norm=False)
-    assert result.epochs[-1].train_loss is None
-    assert result.test_loss is None
-    assert 0 <= result.test_accuracy <= 1
+class Stopping(Keeper):
+    """Keeps its state at a step, and stops there."""
+
+    def __init__(self, path: Path, at: int) -> None:
+        super().__init__(path, 0)
+        self.at = at
+
+    def offer(self, done: int, total: int, state: Any) -> None:
+        super().offer(done, total, state)
+        if done == self.at:
+            raise Stopped
+
+
+def dropped(batch_norm: bool = True) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 10))
+
+
+def tensors(part: Any) -> TensorDataset:
+    return TensorDataset(part.images / 255.0, part.labels)
+
+
+def images(data: ImageData) -> Source:
+    def noisy(x: Tensor, generator: torch.Generator) -> Tensor:
+        return x + torch.randn(x.shape, generator=generator)
+
+    return Images(data, 16, 3, augment=noisy)
+
+
+def loaders(data: ImageData) -> Source:
+    train = DataLoader(tensors(data.train), 16, shuffle=True, drop_last=True)
+    return Loaders([train, DataLoader(tensors(data.validation), 8), DataLoader(tensors(data.test), 8)], 3)
+
+
+@pytest.mark.parametrize("source", [images, loaders])
+@pytest.mark.parametrize("at", [1, 4, 6, 11])
+def test_an_interrupted_training_goes_on_to_the_same_bits(source: Any, at: int, tmp_path: Path) -> None:
+    """With dropout, Adam's moments, a probe, random augmentation; in mid-epoch, at its end, at the very end."""
+    recipe, data = Recipe(1e-2, 16, 3, decay=0.1, evaluate_every=3), small_data(66)
+
+    def probe(model: nn.Module, step: int) -> Mapping[str, float]:
+        return {"norm": float(sum(p.detach().square().sum() for p in model.parameters()))}
+
+    torch.manual_seed(3)
+    whole = fit(dropped(), recipe, source(data), None, probe)
+    torch.manual_seed(3)
+    with pytest.raises(Stopped):
+        fit(dropped(), recipe, source(data), Stopping(tmp_path / "c.pt", at), probe)
+    torch.manual_seed(99)
+    resumed = fit(dropped(), recipe, source(data), Keeper(tmp_path / "c.pt"), probe)
+    assert (resumed.values, resumed.series) == (whole.values, whole.series)
+    assert whole.series["norm"].x == [0, 3, 6, 9, 12]
+
+
+def test_loaders_and_the_network_draw_apart() -> None:
+    """What the network draws in between does not change the batches, nor do the batches what it draws."""
+    data = small_data(66)
+    first, second = loaders(data), loaders(data)
+    alone = [first.batch(step)[1] for step in range(8)]
+    torch.manual_seed(0)
+    drawn = []
+    for step in range(8):
+        drawn.append(torch.rand(3))
+        assert torch.equal(second.batch(step)[1], alone[step])
+    torch.manual_seed(0)
+    assert torch.equal(torch.stack(drawn), torch.rand(8, 3))
+    assert not torch.equal(torch.cat(alone[:4]), torch.cat(alone[4:]))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([[1]], "expected loaders for training, validation and perhaps testing, got 1 of them"),
+        ([iter([1]), [1]], "expected a training loader with a length above 0, .* got list_iterator"),
+        ([[], [1]], "with a length above 0"),
+    ],
+)
+def test_loaders_that_are_none(given: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        Loaders(given, 0)
+
+
+def test_a_diverging_run_stops_and_says_so() -> None:
+    outcome = trained(Recipe(1e30, 16, 4, optimizer="momentum"), batch_norm=False)
+    assert outcome.status == DIVERGED
+    step = int(outcome.message.removeprefix("the loss was not finite at step "))
+    assert 1 < step < 16
+    assert outcome.series["train loss"].x[-1] == step
+    assert outcome.series["train loss"].y[-1] is None
+    assert outcome.values["test loss"] is None
+    assert 0 <= float(outcome.values["test accuracy"] or 0) <= 1
 
 
 def test_evaluation_leaves_the_model_as_it_was() -> None:
-    data = small_data()
-    model = BUILD(batch_norm=True)
+    source, model = Images(small_data(), 16, 0), BUILD(batch_norm=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    evaluate(model, data.test)
+    evaluate(model, source.part("test"))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "momentum"])
 def test_both_networks_learn_digits(optimizer: str) -> None:
-    """Chance is 0.10; with batch normalization two epochs are enough for 0.85."""
-    lr = 0.05 if optimizer == "sgd" else 1e-3
-    settings = Settings(2, 64, lr, optimizer)
-    digits = load("digits")
-    assert run(digits, settings, batch_norm=True)[0].test_accuracy > 0.85
-    assert run(digits, settings, batch_norm=False)[0].test_accuracy > 0.4
+    """Chance is 0.10; with batch normalization three epochs are enough for 0.85."""
+    lr = {"sgd": 0.2, "momentum": 0.05}.get(optimizer, 1e-3)
+    digits, recipe = load("digits"), Recipe(lr, 64, 3, optimizer=optimizer)
+    with_bn, without = (trained(recipe, digits, norm) for norm in (True, False))
+    assert with_bn.status == FINISHED
+    assert float(with_bn.values["test accuracy"] or 0) > 0.85
+    assert float(without.values["test accuracy"] or 0) > 0.3

@@ -1,53 +1,164 @@
-"""Records, data and a watcher made by hand, small enough to check by eye."""
+"""A study, its evidence and its data made by hand, small enough to check by eye."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from steadynorm.records import Epoch, Records, Run, Spec
+from steadynorm.records import (
+    CONTRADICTED,
+    SUPPORTED,
+    UNDECIDED,
+    Cell,
+    Data,
+    Effect,
+    Evidence,
+    Figure,
+    Line,
+    Panel,
+    Run,
+    Section,
+    Series,
+    Study,
+    Table,
+)
 from steadynorm.study.data import ImageData, Part
 
-VARIANTS = ["without BN", "with BN"]
+EVIL = "</script><script>alert(1)</script>"
 
 
-def a_run(
-    variant: str, seed: int, accuracies: list[float], losses: list[float | None], test_accuracy: float = 0.9
-) -> Run:
-    """A run of 20 steps an epoch whose training figures are a little better than its validation figures."""
-    epochs = [
-        Epoch(1.5, None if loss is None else loss * 0.9, accuracy, loss, accuracy)
-        for accuracy, loss in zip(accuracies, losses, strict=True)
+def a_cell(network: str = "with BN", seed: int = 0, **settings: int) -> Cell:
+    return Cell("cnn", {"network": network}, seed, {"steps": 4, **settings})
+
+
+def a_run(cell: Cell) -> Run:
+    """A finished run whose loss was not finite once."""
+    series = {"validation loss": Series([1.0, 2.0, 4.0], [0.5, None, 0.25])}
+    return Run(cell, "finished", "", {"test accuracy": 0.9}, series, {"training": 1.5})
+
+
+def a_study(*cells: Cell) -> Study:
+    data = {"digits": Data("digits", "0" * 64, {"train": 10, "test": 3})}
+    return Study("smoke", list(cells), data, "steadynorm study cnn", {"torch": "2.13.0"})
+
+
+def training() -> Figure:
+    """Two curves in two panels; with BN the loss is not finite at step 200, and the range is wide at step 300."""
+    steps: list[float | str] = [100, 200, 300, 400]
+    accuracy = [
+        Line("without BN", steps, [0.5, 0.6, 0.7, 0.75], [0.4, 0.5, 0.6, 0.7], [0.6, 0.7, 0.8, 0.8]),
+        Line("with BN", steps, [0.7, 0.85, 0.9, 0.93], [0.7, 0.8, 0.9, 0.92], [0.7, 0.9, 0.9, 0.94]),
     ]
-    return Run(variant, seed, 20, epochs, 0.3, test_accuracy)
+    loss = [
+        Line("without BN", steps, [1.2, 1.0, 0.9, 0.8], [1.1, 0.9, 0.8, 0.7], [1.3, 1.1, 1.0, 0.9]),
+        Line("with BN", steps, [0.9, None, 0.5, 0.4], [0.8, None, 0.4, 0.3], [1.0, None, 0.9, 0.5]),
+    ]
+    panels = [Panel("Accuracy", "step", "accuracy", accuracy), Panel("Loss", "step", "nats", loss, "y")]
+    return Figure("Training", "Lines are means over seeds.", panels)
 
 
-def some_records(runs: list[Run], **changes: object) -> Records:
-    spec = {
-        "study": "cnn",
-        "data": "digits",
-        "data_title": "digits",
-        "data_sha256": "0" * 64,
-        "examples": {"train": 10, "validation": 2, "test": 3},
-        "variants": VARIANTS,
-        "seeds": [0, 1],
-        "epochs": 4,
-        "batch_size": 64,
-        "lr": 1e-3,
-        "optimizer": "adam",
-    }
-    return Records(Spec(**{**spec, **changes}), "steadynorm study --data digits", {"torch": "2.13.0"}, runs)  # type: ignore[arg-type]
+def rates() -> Figure:
+    """A sweep over a logarithmic axis whose first rate, 0, cannot be drawn on it, and one over words."""
+    xs: list[float | str] = [0.0, 0.001, 0.01, 0.1, 1.0]
+    curves = [
+        Line("without BN", xs, [0.1, 0.6, 0.8, 0.4, None], [0.1, 0.5, 0.7, 0.1, None], [0.1, 0.7, 0.9, 0.8, None]),
+        Line("with BN", xs, [0.1, 0.5, 0.8, 0.9, 0.85], [0.1, 0.5, 0.8, 0.9, 0.8], [0.1, 0.5, 0.8, 0.9, 0.9]),
+    ]
+    words = [Line("with BN", ["none", "ghost 4", 32], [0.2, 0.5, 0.6], [0.1, 0.4, 0.5], [0.3, 0.6, 0.7])]
+    panels = [
+        Panel("Accuracy by rate", "learning rate", "accuracy", curves, "x"),
+        Panel("By group", "group", "accuracy", words),
+    ]
+    return Figure("Rates", "Each rate trained anew.", panels)
 
 
-def full_records() -> Records:
-    """Two seeds of both variants; with BN the other's best is reached after 2 and 1 of 4 epochs."""
-    return some_records(
-        [
-            a_run("without BN", 0, [0.5, 0.6, 0.7, 0.8], [1.0, 0.8, 0.7, 0.5], 0.80),
-            a_run("with BN", 0, [0.7, 0.9, 0.9, 0.95], [0.9, 0.5, 0.4, 0.3], 0.92),
-            a_run("without BN", 1, [0.4, 0.5, 0.7, 0.6], [1.1, 0.9, 0.7, 0.8], 0.70),
-            a_run("with BN", 1, [0.8, 0.9, 0.85, 0.9], [0.8, 0.5, 0.5, 0.4], 0.94),
-        ]
+def many() -> Figure:
+    """Eight series, two rows of bars side by side, and a single row of bars named as series are."""
+    names = ["batch", "ghost", "renorm", "group", "layer", "instance", "whitening", "none"]
+    depths: list[float | str] = [1, 2, 3, 4, 5]
+    curves = [Line(n, depths, [10.0 ** -(d * (i + 1) / 4) for d in range(5)]) for i, n in enumerate(names)]
+    pair = [Line(n, ["digits", "mnist"], [0.9, 0.8], [0.8, 0.7], [0.95, 0.9]) for n in names[:2]]
+    row: list[float | str] = ["batch", "ghost", "someone else's"]
+    solo = [Line("Test accuracy", row, [0.95, 0.9, 0.8], [0.9, 0.9, 0.7], [0.97, 0.9, 0.9])]
+    panels = [
+        Panel("Gradient norm", "depth", "norm", curves, "y"),
+        Panel("On two data sets", "data", "accuracy", pair, bars=True),
+        Panel("Test accuracy", "norm", "accuracy", solo, bars=True),
+    ]
+    return Figure("Norms", "Eight of them.", panels)
+
+
+def a_section(claim: str = "cnn", verdict: str = SUPPORTED, **changes: object) -> Section:
+    """Two seeds of two networks, one of which diverged."""
+    plain = Section(
+        claim=claim,
+        question=f"Does {claim} learn faster and better?",
+        source="Ioffe & Szegedy 2015, sec. 4.2",
+        factors="batch normalization, or none",
+        equal="initial weights, data and its order",
+        measure="test accuracy after the last step",
+        rule="supported if the interval lies above 0",
+        would_change="harder data",
+        data="digits",
+        settings="steps 400, batch size 64",
+        verdict=verdict,
+        finding=f"The network of {claim} is better by 18 points.",
+        effects=[
+            Effect("roughness", "nats", None, None, None, 0.0, 0, decides=False),
+            Effect("test accuracy, with BN − without", "points", 18.0, 5.5, 30.5, 0.0, 2),
+            Effect("steps, without ÷ with", "×", 2.31, 1.5, 3.56, 1.0, 2),
+        ],
+        figures=[training(), rates()],
+        tables=[
+            Table(
+                "Means over seeds",
+                ["network", "test accuracy", "loss", "steps"],
+                [["without BN", 0.75, 0.000123456, 1234567.0], ["with BN", 0.93, None, 12.0]],
+            )
+        ],
+        runs={"finished": 3, "diverged": 1, "crashed": 0, "missing": 0},
+        seeds=2,
     )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def one_claim() -> Evidence:
+    section = a_section()
+    return Evidence(section.question, "quick", "steadynorm study cnn --preset quick", {"torch": "2.13.0"}, [section])
+
+
+def three_claims() -> Evidence:
+    """One of each verdict."""
+    against = Effect("accuracy, renorm − batch", "points", -0.4, -0.6, -0.2, 0.0, 3)
+    lonely = Effect("largest rate, with ÷ without", "×", 4.0, None, None, 1.0, 1)
+    sections = [
+        a_section(),
+        a_section("norms", CONTRADICTED, effects=[against], figures=[many()], source="Wu & He 2018"),
+        a_section("learning-rate", UNDECIDED, effects=[lonely], runs={"finished": 2, "missing": 6}, seeds=1),
+    ]
+    command = "steadynorm study all --preset quick"
+    return Evidence("What batch normalization does", "quick", command, {"torch": "2.13.0", "threads": "1"}, sections)
+
+
+def evil_evidence() -> Evidence:
+    """Two sections whose every text is a script."""
+    xs: list[float | str] = [EVIL, f"{EVIL} $x^$ again"]
+    panels = [
+        Panel(EVIL, EVIL, EVIL, [Line(EVIL, xs, [1.0, 2.0]), Line("_hidden", xs, [2.0, 3.0])]),
+        Panel(EVIL, EVIL, EVIL, [Line(EVIL, xs, [1.0, 2.0])], bars=True),
+        Panel("网络", EVIL, EVIL, [Line("网络", [1.0, 2.0], [1.0, 2.0])]),
+    ]
+    texts = "claim question source factors equal measure rule would_change data settings verdict finding".split()
+    section = Section(
+        **dict.fromkeys(texts, EVIL),
+        effects=[Effect(EVIL, EVIL, 1.0, 0.5, 2.0, 0.0, 2)],
+        figures=[Figure(EVIL, EVIL, panels)],
+        tables=[Table(EVIL, [EVIL], [[EVIL]])],
+        runs={EVIL: 1},
+        seeds=1,
+    )
+    return Evidence(EVIL, EVIL, EVIL, {EVIL: EVIL}, [section, section])
 
 
 def small_data(examples: int = 65) -> ImageData:
@@ -60,25 +171,3 @@ def small_data(examples: int = 65) -> ImageData:
         return Part((labels[:, None, None, None] * 24 + noise).to(torch.uint8), labels)
 
     return ImageData("small", "small", part(examples), part(20), part(20))
-
-
-class Silent:
-    """A watcher that remembers what it was told, and can stop the study at a run's first step."""
-
-    def __init__(self, interrupt_at: int | None = None) -> None:
-        self.begun: list[tuple[str, int]] = []
-        self.ended: list[Run] = []
-        self.steps = 0
-        self._interrupt_at = interrupt_at
-
-    def begin(self, variant: str, seed: int, steps: int) -> None:
-        self.begun.append((variant, seed))
-        self.expected_steps = steps
-
-    def step(self, loss: float, accuracy: float) -> None:
-        self.steps += 1
-        if len(self.begun) - 1 == self._interrupt_at:
-            raise KeyboardInterrupt
-
-    def end(self, run: Run) -> None:
-        self.ended.append(run)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import SteadynormError
-from . import networks, peers, relatives
+from . import folding, networks, peers, relatives
 from .cases import FIRST, FORWARD, INFERENCE, LAST, RELU, RESNET50, TRAINING, Case, grid
 from .errors import largest
 from .providers import inputs, steps
@@ -69,6 +69,9 @@ def jobs(benchmark: Benchmark, quick: bool, with_networks: bool, peers_python: s
     for key in _networks(quick) if with_networks else ():
         name = f"ResNet-{key['depth']}, {key['order']}, {key['mode']}"
         wanted.append(Job(name, benchmark.networks, key, partial(_network, key)))
+    for key in folding.keys(quick) if with_networks else ():
+        measure = partial(_folding, key, not quick)
+        wanted.append(Job(f"{key['network']}, {key['order']}, folded", benchmark.folding, key, measure))
     return wanted
 
 
@@ -106,6 +109,11 @@ def _network(key: Row) -> list[Row]:
         sizes = key["depth"], key["batch"], key["pixels"]
         row["peak_megabytes"] = {name: networks.peak_megabytes(name, *sizes) for name in timings}
     return [row]
+
+
+def _folding(key: Row, compiles: bool) -> list[Row]:
+    timings = in_turns(folding.steps(**key, compiles=compiles), seconds=4.0)
+    return [{**key, "timings": {name: asdict(timing) for name, timing in timings.items()}}]
 
 
 def _peer(environment: dict[str, str], framework: str, python: str, quick: bool) -> list[Row]:

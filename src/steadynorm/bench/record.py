@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecordError
+from .folding import FOLDED
 from .providers import OURS, TORCH
 from .timing import Timing
 
@@ -21,9 +22,12 @@ _COLUMNS: dict[str, dict[str, Any]] = {
     "cases": {**_CASE, **_TIMED},
     "networks": {"depth": int, "batch": int, "pixels": int, **_TIMED},
     "relatives": {"shape": list, "order": str, "timings": dict},
+    "folding": {"network": str, "batch": int, "pixels": int, "order": str, "timings": dict},
     "peers": {"framework": str, "shape": list, "mode": str, "median": (float, type(None))},
 }
 """What every row has, and of which type."""
+_PROVIDERS = {"relatives": {OURS}, "folding": {FOLDED, TORCH}}
+"""Who must have been timed; ours and torch's layers where nothing is said."""
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Benchmark:
     networks: list[Row] = field(default_factory=list)
     peers: list[Row] = field(default_factory=list)
     relatives: list[Row] = field(default_factory=list)
+    folding: list[Row] = field(default_factory=list)
 
     def encode(self) -> bytes:
         """The content of its file."""
@@ -101,7 +106,7 @@ def _check(benchmark: Benchmark) -> None:
                 if name not in row or not isinstance(row[name], expected):
                     raise TypeError(f"expected {name} in each row of {kind}, got {row!r:.80}")
             if "timings" in columns:
-                _check_timings(row["timings"], {OURS} if kind == "relatives" else {OURS, TORCH})
+                _check_timings(row["timings"], _PROVIDERS.get(kind, {OURS, TORCH}))
 
 
 def _check_timings(timings: dict[str, Any], wanted: set[str]) -> None:

@@ -14,6 +14,7 @@ from .summary import (
     HEADER,
     NETWORK_HEADER,
     bars,
+    folding,
     groups,
     networks,
     relatives,
@@ -31,6 +32,8 @@ def show(console: Console, benchmark: Benchmark) -> None:
         console.print(_table("Forward and backward, times as long as the plain layer", *relatives(benchmark)))
     if benchmark.networks:
         console.print(_table("Whole steps", NETWORK_HEADER, networks(benchmark)))
+    if benchmark.folding:
+        console.print(_table("Inference, times as fast as with torch's norms", *folding(benchmark)))
     for line in shares_of_memory_speed(benchmark):
         console.print(line, highlight=False)
     for line in worse_errors(benchmark) or ["no error is above torch's"]:

@@ -8,7 +8,7 @@ from typing import Any
 from .cases import INFERENCE, LAST, RELU, TRAINING
 from .jobs import COPY
 from .networks import NONE
-from .providers import OURS
+from .providers import OURS, TORCH
 from .record import Benchmark
 
 HEADER = ("order", "dtype", "epilogue", "mode", "peer", "times as fast", "worst", "cases")
@@ -115,6 +115,17 @@ def relatives(benchmark: Benchmark) -> tuple[tuple[str, ...], list[tuple[str, ..
         for name in names
     ]
     return header, rows
+
+
+def folding(benchmark: Benchmark) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: milliseconds of an inference with torch's norms, and how many times as fast the others are."""
+    names = list(dict.fromkeys(name for row in benchmark.folding for name in row["timings"] if name != TORCH))
+    rows = []
+    for row in benchmark.folding:
+        medians = {name: timing["median"] for name, timing in row["timings"].items()}
+        ratios = (f"{medians[TORCH] / medians[name]:.2f}" if name in medians else "" for name in names)
+        rows.append((row["network"], row["order"], f"{medians[TORCH]:.0f}", *ratios))
+    return ("network", "order", "torch, ms", *names), rows
 
 
 def geometric_mean(values: list[float]) -> float:

@@ -15,7 +15,7 @@ from ..kernels import Apply, Running
 from .layer import NARROW, Layer
 
 _TORCHS = torch.nn.modules.batchnorm._BatchNorm
-_STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 class FrozenBatchNorm(Layer):
@@ -63,6 +63,8 @@ class FrozenBatchNorm(Layer):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
+    _original: torch.nn.Module | None = None
+    """What the layer was: see surgery/freeze. No child, so that it has no part in state dicts and parameters."""
 
     def __init__(
         self,
@@ -125,7 +127,7 @@ class FrozenBatchNorm(Layer):
             activation=getattr(layer, "activation", None),
             negative_slope=getattr(layer, "negative_slope", 0.01),
         )
-        for name in _STATE:
+        for name in STATE:
             given, kept = getattr(layer, name), getattr(frozen, name)
             if given is not None and kept is not None:
                 kept.copy_(given.detach())

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from ..checks import check_pair, check_settings
 from ..errors import ChannelMismatchError, InvalidArgumentError, InvalidInputError, SynchronizationError
@@ -16,6 +15,7 @@ from ..functional import prepare, settle
 from ..kernels import Apply, Running
 from ..ops import sync
 from .batchnorm import _BatchNorm
+from .convertible import dimensions, has_known_forward, is_uninitialized
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -81,6 +81,8 @@ class SyncBatchNorm(_BatchNorm):
 
     _path: str | None = None
     """The layer's name in the model that was converted."""
+    _dimensions: int | None = None
+    """1, 2 or 3 where it was a BatchNorm1d, 2d or 3d, for the way back."""
 
     def __init__(
         self,
@@ -153,6 +155,7 @@ class SyncBatchNorm(_BatchNorm):
         new.__dict__.update({k: v for k, v in layer.__dict__.items() if k not in ("_guard", "_collector")})
         new.process_group = getattr(layer, "process_group", None) if process_group is None else process_group
         new._path = name or None
+        new._dimensions = dimensions(layer)
         return new
 
     def _step(self, input: Tensor, apply: Apply, running: Running) -> Tensor:
@@ -214,16 +217,11 @@ def _group_name(who: str, process_group: Any) -> str | None:
 def _check_convertible(who: str, name: str, layer: nn.modules.batchnorm._BatchNorm) -> None:
     """Raises InvalidArgumentError for a layer that would not be the same layer afterwards."""
     kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
-    if any(map(is_lazy, (*layer.parameters(), *layer.buffers()))):
+    if is_uninitialized(layer):
         raise InvalidArgumentError(
             f"{who}: expected layers that know their channels, got {kind} at {name!r}. Run a batch first."
         )
-    forward = getattr(layer.forward, "__func__", None)
-    if isinstance(layer, _BatchNorm):
-        known = forward is _BatchNorm.forward and type(layer)._step in (_BatchNorm._step, SyncBatchNorm._step)
-    else:
-        known = forward in (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
-    if not known:
+    if not has_known_forward(layer, (_BatchNorm._step, SyncBatchNorm._step)):
         raise InvalidArgumentError(
             f"{who}: expected torch's or steadynorm's batch normalization, got {kind} at {name!r}, whose own forward "
             "would be lost. Replace it by one of them, or convert the parts of the model without it."

@@ -1,64 +1,84 @@
-"""One self-contained page: interactive curves, the table, the settings, and the data behind each figure."""
+"""One self-contained page: a ledger of claims, and for each its finding, interactive figures and numbers."""
 
 from __future__ import annotations
 
-import html
+from collections import Counter
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
-from ..records import Records
-from .curves import PANELS, Curve, curves
-from .summary import finished, rows, verdict
+from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Evidence, Figure, Panel, Section, words
+from . import styles
+from .drawing import Values, alone, columns, drawing
+from .forest import WIDTH, forest
+from .names import stems
+
+VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED)
 
 
-def render(records: Records) -> str:
-    """The page. Whatever text the records hold is shown as text, never run."""
+def render(evidence: Evidence) -> bytes:
+    """The page. Whatever text the evidence holds is shown as text, never run."""
     environment = Environment(
-        loader=PackageLoader("steadynorm", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("steadynorm", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    variants = [variant for variant in records.spec.variants if finished(records, variant)]
-    return environment.get_template("page.html.j2").render(
-        records=records,
-        spec=records.spec,
-        variants=[(variant, len(finished(records, variant))) for variant in variants],
-        verdict=verdict(records),
-        rows=rows(records),
-        missing=len(records.wanted) - len(records.runs),
-        panels=[(panel, _figure(found), found) for panel in PANELS for found in [curves(records, panel)]],
+    environment.globals.update(words=words, styles=styles, forest=forest, forest_width=WIDTH)
+    environment.globals.update(columns=columns, drawing=drawing)
+    numbered = [styles.numbered(section) for section in evidence.sections]
+    counts = Counter(section.verdict for section in evidence.sections)
+    page = environment.get_template("page.html.j2").render(
+        evidence=evidence,
+        sections=list(zip(stems(evidence), evidence.sections, numbered, strict=True)),
+        verdicts=[(verdict, counts[verdict]) for verdict in VERDICTS],
+        figures=[figure for section in evidence.sections for figure in _figures(section)],
         plotly=get_plotlyjs(),
     )
+    return page.encode()
 
 
-def _figure(found: list[Curve]) -> list[dict[str, Any]]:
-    """plotly traces: for each variant the range, and over it the mean. Colours are the page's, by `meta`."""
-    return [trace for index, curve in enumerate(found) for trace in _traces(curve, index)]
+def _figures(section: Section) -> list[dict[str, Any]]:
+    """What the page's script draws, figure by figure."""
+    both = zip(section.figures, styles.numbered(section), strict=True)
+    return [_figure(figure, numbered) for figure, numbered in both]
 
 
-def _traces(curve: Curve, index: int) -> list[dict[str, Any]]:
-    epochs = list(range(1, len(curve.mean) + 1))
-    band = {
-        "x": [*epochs, *reversed(epochs)],
-        "y": [*_numbers(curve.high), *reversed(_numbers(curve.low))],
-        "fill": "toself",
-        "mode": "none",
-        "hoverinfo": "skip",
-        "meta": {"series": index, "band": True},
+def _figure(figure: Figure, numbered: dict[str, int]) -> dict[str, Any]:
+    looks = {
+        name: {"colour": look.colour, "symbol": look.symbol, "dash": look.plotly_dash}
+        for name, look in ((name, styles.style(number)) for name, number in numbered.items())
     }
-    line = {
-        "x": epochs,
-        "y": _numbers(curve.mean),
-        "customdata": list(zip(_numbers(curve.low), _numbers(curve.high), strict=True)),
-        "name": html.escape(curve.variant),
-        "mode": "lines+markers",
-        "hovertemplate": "%{y:.4f} (%{customdata[0]:.4f} to %{customdata[1]:.4f})",
-        "meta": {"series": index, "band": False},
+    return {"looks": looks, "panels": [_panel(panel) for panel in figure.panels]}
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    drawn = drawing(panel)
+    lines = [
+        {
+            "name": line.name,
+            "x": [x if isinstance(x, str) or x != int(x) else int(x) for x in line.x],
+            "y": _short(line.y),
+            "low": _short(line.low),
+            "high": _short(line.high),
+            "alone": alone(line),
+        }
+        for line in drawn.lines
+    ]
+    return {
+        "title": panel.title,
+        "x": panel.x,
+        "y": panel.y,
+        "log": [drawn.log_x, drawn.log_y],
+        "bars": panel.bars,
+        "solo": styles.is_solo(panel),
+        "labels": drawn.labels,
+        "lines": lines,
     }
-    return [band, line]
 
 
-def _numbers(values: NDArray[np.float64]) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values]
+def _short(values: Values) -> Values:
+    """Six significant digits: more than is seen, and half as long."""
+    return [None if value is None else float(f"{value:.6g}") for value in values]

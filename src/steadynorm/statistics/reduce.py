@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import InvalidArgumentError, SynchronizationError
-from ..moments import statistics_dtype
+from ..moments import pool, statistics_dtype
 from ..ops.sync import exchanging
 from ..walk import batch_norms
 
@@ -108,15 +108,11 @@ def _changes(who: str, layers: dict[str, _Layer], group: dist.ProcessGroup | Non
     widths = [layer.mean.shape[0] for layer in layers.values()]
     for name, (_, old_mean, old_var), found in zip(layers, own, parts.split(widths, 2), strict=True):
         weights, means, variances = found.unbind(1)
-        total = weights.sum(0)
-        if not (total > 0).all():
+        if not (weights > 0).any(0).all():
             raise InvalidArgumentError(
                 f"{who}: expected a rank with a weight above 0 for {name!r}, got none. Train first, or pass weight=."
             )
-        present, share = weights > 0, weights / total
-        mean = torch.where(present, share * means, 0).sum(0)
-        spread = variances + (means - mean).square()
-        changes[name] = Change(old_mean, old_var, mean, torch.where(present, share * spread, 0).sum(0))
+        changes[name] = Change(old_mean, old_var, *pool(weights, means, variances))
     return changes
 
 

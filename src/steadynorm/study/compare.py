@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from ..errors import InvalidArgumentError
-from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Cell, Data, Effect, Evidence
+from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Cell, Data, Effect, Evidence, Study
 from ..surgery import convert_
 from .claim import Claim, Judgement, Outcome, Preset
+from .claims import find
 from .results import Results
 from .runner import Engine
 from .showing import in_words, means, training_figure
@@ -99,7 +100,9 @@ def normalized(factory: Factory, norms: Iterable[str]) -> dict[str, Factory]:
 
 
 def _converted(factory: Factory, norm: str) -> nn.Module:
-    return convert_(factory(), to=norm).model
+    model = factory()
+    convert_(model, to=norm)
+    return model
 
 
 def judge(names: list[str], results: Results) -> Judgement:
@@ -129,9 +132,12 @@ def judge(names: list[str], results: Results) -> Judgement:
     )
 
 
-def claim_of(names: list[str]) -> Claim:
-    """The claim of kept runs, which can be judged but not run again without factories and data."""
-    return _claim(dict.fromkeys(names, nn.Identity), tuple, Preset(1, {"network": names}, {}))
+def claims_of(study: Study) -> dict[str, Claim]:
+    """The claims of a kept study; those of the user's own networks can be judged, not run."""
+    if study.claims != [NAME]:
+        return find(study.claims)
+    names = list(dict.fromkeys(str(cell.factors["network"]) for cell in study.cells))
+    return {NAME: _claim(dict.fromkeys(names, nn.Identity), tuple, Preset(1, {"network": names}, {}))}
 
 
 def _claim(variants: Mapping[str, Factory], data: Callable[[], Iterable[Any]], preset: Preset) -> Claim:
@@ -143,8 +149,8 @@ def _claim(variants: Mapping[str, Factory], data: Callable[[], Iterable[Any]], p
         factors=f"the network: {', '.join(names)}",
         equal="seed, data and its order, optimizer, learning rate, epochs",
         measure="test accuracy after the last epoch",
-        rule=f"supported if {names[0]} is above every other, contradicted if another is above it, by the 95% interval of "
-        "the difference over paired seeds",
+        rule=f"supported if {names[0]} is above every other, contradicted if another is above it, by the 95% interval "
+        "of the difference over paired seeds",
         would_change="a learning rate tuned for each network, more seeds, longer training",
         data=(),
         presets={"own": preset},
@@ -159,7 +165,7 @@ def _run(variants: Mapping[str, Factory], data: Callable[[], Iterable[Any]], cel
 
 
 def _check(variants: Mapping[str, Factory], epochs: int, lr: float, optimizer: str, seeds: int) -> None:
-    if len(variants) < 2 or not all(map(callable, variants.values())):
+    if len(variants) < 2 or not all(callable(make) and not isinstance(make, nn.Module) for make in variants.values()):
         raise InvalidArgumentError(
             f"compare: expected at least two factories by name, got {dict(variants)!r:.200}. Pass functions that build "
             'a network, such as {"batch": build, "none": build_plain}.'

@@ -87,7 +87,8 @@ def _spread(name: str, xs: list[Any], columns: list[NDArray[np.float64]]) -> Lin
     def each(reduce: Callable[[NDArray[np.float64]], Any]) -> list[float | None]:
         return [finite(float(reduce(column))) if column.size else None for column in known]
 
-    return Line(name, list(xs), each(np.mean), each(np.min), each(np.max))
+    places: list[float | str] = [x if isinstance(x, (int, float)) and not isinstance(x, bool) else str(x) for x in xs]
+    return Line(name, places, each(np.mean), each(np.min), each(np.max))
 
 
 def _number(measure: Measure, run: Run) -> float:

@@ -190,11 +190,11 @@ def _ray(engine: Engine) -> Iterator[int]:
 @contextmanager
 def _dask(engine: Engine) -> Iterator[int]:
     try:
-        from dask.distributed import Client
+        from dask.distributed import Client, LocalCluster
     except ImportError as error:
         raise MissingExtraError("--engine dask", "dask") from error
-    local = {"n_workers": engine.jobs or _processors(), "threads_per_worker": 1}
-    with Client(engine.address) if engine.address else Client(**local) as client:
+    workers = engine.jobs or _processors()
+    with Client(engine.address or LocalCluster(n_workers=workers, threads_per_worker=1)) as client:
         yield engine.jobs or len(client.scheduler_info()["workers"])
 
 
@@ -227,6 +227,6 @@ def _share(directory: Path, cell: Cell) -> float:
         return 1.0
     try:
         done, total = progress_file(place(directory, cell, "pt")).read_text().split()
-        return int(done) / int(total)
+        return min(1.0, int(done) / int(total))
     except (OSError, ValueError):  # not begun, or this moment being written
         return 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..records import Effect, Figure, Line, Panel, Table
+from ..records.words import estimate, interval
 from .results import Measure, Results
 
 CURVES = {
@@ -66,17 +67,7 @@ def in_words(effect: Effect) -> str:
     """Such as "test accuracy, with BN − without: +3.2 points (95% interval +1.1 to +5.3, 3 pairs)"."""
     if effect.estimate is None:
         return f"{effect.label}: not measured"
-    form = _times if effect.unit == "×" else _signed
-    unit = "" if effect.unit == "×" else f" {effect.unit}"
-    if effect.low is None or effect.high is None:
-        return f"{effect.label}: {form(effect.estimate)}{unit} (one pair, no interval)"
-    between = f"{form(effect.low)} to {form(effect.high)}"
-    return f"{effect.label}: {form(effect.estimate)}{unit} (95% interval {between}, {effect.pairs} pairs)"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "−")
-
-
-def _times(value: float) -> str:
-    return f"{value:.3g}×"
+    between = (
+        f"95% interval {interval(effect)}, {effect.pairs} pairs" if effect.low is not None else "one pair, no interval"
+    )
+    return f"{effect.label}: {estimate(effect)} ({between})"

@@ -20,13 +20,15 @@ class Source:
 
 
 def locate(source: Source, directory: Path | None) -> list[Path]:
-    """A path for each file of `source`, in its order; in `directory` a file may be without its .gz.
+    """A path for each file of `source`, in its order.
+
+    They are looked for in `directory` and its subfolder of the source's name, where a file may be without its .gz.
 
     Raises:
         DataError: a file is missing and cannot be fetched.
     """
-    if directory is not None:
-        found = [path for file in source.md5 if (path := _present(directory, file)) is not None]
+    for folder in () if directory is None else (directory, directory / source.name):
+        found = [path for file in source.md5 if (path := _present(folder, file)) is not None]
         if len(found) == len(source.md5):
             return found
     try:

@@ -1,0 +1,5 @@
+"""`python -m steadynorm.cli`."""
+
+from . import main
+
+main()

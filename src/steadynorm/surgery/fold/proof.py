@@ -1,0 +1,147 @@
+"""The proof: the original and the folded model run on the same example, compared where norms were and at the end.
+
+They are compared twice. In float64, with weights that are not rounded, they differ by some 1e-13 if the algebra is
+right, however deep the model; any mistake shows. In the model's own dtype, rounding of the new weights shows too.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ...errors import FoldError
+
+EXACT = 1e-9
+"""Largest error in float64, relative to the largest value: thousands of times its rounding, and a thousandth of a
+float32's."""
+Call = Callable[[nn.Module], Any]
+
+
+class Example(NamedTuple):
+    """What the model is called with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self, model: nn.Module) -> Any:
+        """The output, without gradients, with the same random numbers each time; the caller's are left alone."""
+        devices = sorted({value.device.index for value in model.parameters() if value.is_cuda})
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            args, kwargs = tree_map(_fresh, (self.args, self.kwargs))
+            return model(*args, **kwargs)
+
+    def fixed(self, model: nn.Module) -> dict[str, Any]:
+        """Arguments of the forward that are no tensors here: given as something else, or left at their defaults."""
+        signature = inspect.signature(model.forward)
+        kinds = {parameter.kind for parameter in signature.parameters.values()}
+        if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+            return {}
+        given = signature.bind(*self.args, **self.kwargs)
+        given.apply_defaults()
+        return {
+            name: value
+            for name, value in given.arguments.items()
+            if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+        }
+
+    def widened(self) -> Example:
+        """With float64 for every floating-point tensor."""
+        return Example(*tree_map(_wide, tuple(self)))
+
+
+class Errors(NamedTuple):
+    """Largest absolute difference over the largest absolute value, by place, and of the outputs."""
+
+    at: dict[str, float]
+    overall: float
+
+    @property
+    def largest(self) -> float:
+        return max(self.overall, *self.at.values(), 0.0)
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy that may be run and thrown away; it shares the parameters."""
+    return copy.deepcopy(model, {id(value): value for value in model.parameters()})
+
+
+class Record(NamedTuple):
+    """The outputs of the modules at each place, call by call, and the floating-point outputs of the model."""
+
+    there: dict[str, list[Tensor]]
+    outputs: list[Tensor]
+
+
+def record(model: nn.Module, example: Example, places: Iterable[str]) -> Record:
+    """Runs a model that may be thrown away."""
+    there: dict[str, list[Tensor]] = {name: [] for name in sorted(set(places))}
+
+    def keep(values: list[Tensor]) -> Callable[..., None]:
+        return lambda _, __, output: values.append(output.clone())
+
+    for name, values in there.items():
+        model.get_submodule(name).register_forward_hook(keep(values))
+    return Record(there, [value for value in tree_leaves(example.run(model)) if _is_floating(value)])
+
+
+def compare(who: str, theirs: Record, folded: nn.Module, example: Example) -> Errors:
+    """Runs a folded model that may be thrown away, and compares with what the original gave.
+
+    Raises:
+        FoldError: values that are not finite, no values at all, or the folded model cannot be run.
+    """
+    if not theirs.outputs:
+        raise FoldError(
+            f"{who}: expected a model that returns floating-point tensors, alone or in tuples, lists or dicts, got "
+            "none to compare. Wrap the model in a module that returns them."
+        )
+    for name, values in ({"the output": theirs.outputs} | theirs.there).items():
+        if not all(bool(value.isfinite().all()) for value in values):
+            raise FoldError(
+                f"{who}: expected finite values on the example, got inf or nan at {name} of the original model, which "
+                "can prove nothing. Give other example_inputs, or mend the model."
+            )
+    try:
+        ours = record(folded, example, theirs.there)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise FoldError(
+            f"{who}: the folded model cannot be run ({type(error).__name__}: {reason:.300}). Its forward may use what "
+            "a norm has besides its call; the original is as before."
+        ) from error
+    errors = {name: _largest_error(values, ours.there[name]) for name, values in theirs.there.items()}
+    return Errors(errors, _largest_error(theirs.outputs, ours.outputs))
+
+
+def _largest_error(expected: list[Tensor], actual: list[Tensor]) -> float:
+    """inf where they do not even have the same shapes, or what should be finite is not."""
+    if [value.shape for value in expected] != [value.shape for value in actual]:
+        return float("inf")
+    worst = 0.0
+    for one, other in zip(expected, actual, strict=True):
+        if one.numel() == 0:
+            continue
+        difference = float((one.double() - other.double()).abs().max())
+        scale = float(one.double().abs().max())
+        error = difference / scale if scale else (0.0 if difference == 0 else float("inf"))
+        worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _fresh(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _wide(value: Any) -> Any:
+    return value.double() if _is_floating(value) else value

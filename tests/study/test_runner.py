@@ -1,0 +1,185 @@
+"""A grid of runs: the same records whatever computes them and however often it is killed; a bad run stops no other."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from steadynorm import records
+from steadynorm.errors import RecordError
+from steadynorm.records import CRASHED, FINISHED, Evidence, Run, place
+from steadynorm.study import study
+from steadynorm.study.claim import Claim
+from steadynorm.study.runner import Engine, run_grid
+from steadynorm.study.tools import Keeper
+
+from ..support.claims import claim, records_of
+
+ALONE = Engine(jobs=1)
+
+
+def ran(given: Claim, directory: Path, engine: Engine = ALONE) -> Evidence:
+    return study.run({"toy": given}, given.cells("own"), directory, preset="own", command="c", engine=engine)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    directory = tmp_path_factory.mktemp("alone")
+    ran(claim(), directory)
+    found = records_of(directory)
+    assert len(found) == 4
+    assert len(set(found.values())) == 4
+    return found
+
+
+@pytest.mark.parametrize(
+    "engine", [Engine(jobs=2), Engine("ray", jobs=2), Engine("dask", jobs=2)], ids=lambda e: e.name
+)
+@pytest.mark.filterwarnings("default")  # clusters' own warnings are theirs
+def test_engines_give_the_same_records(engine: Engine, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    if engine.name == "ray":
+        pytest.importorskip("ray")
+    ran(claim(), tmp_path, engine)
+    assert records_of(tmp_path) == expected
+
+
+def test_threads_are_the_runs_own(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    given = claim(seeds=1)
+    ran(given, tmp_path, Engine(jobs=1, threads=2))
+    assert torch.get_num_threads() == before
+    run = records.read(place(tmp_path, given.cells("own")[0]), Run)
+    assert run.values["threads"] == 2
+
+
+def test_finished_runs_are_not_repeated(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    ran(claim(), tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/*.json")}
+    victim = next(iter(times))
+    victim.unlink()
+    ran(claim(), tmp_path)
+    assert records_of(tmp_path) == expected
+    assert [path for path, at in times.items() if path.stat().st_mtime_ns != at] == [victim]
+    assert {path.suffix for path in victim.parent.iterdir()} == {".json"}
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_raises_is_recorded_and_stops_no_other(tmp_path: Path, jobs: int) -> None:
+    given = claim("raises", "plain", seeds=1)
+    evidence = ran(given, tmp_path, Engine(jobs=jobs))
+    bad, good = (records.read(place(tmp_path, cell), Run) for cell in given.cells("own"))
+    assert (bad.status, good.status) == (CRASHED, FINISHED)
+    assert bad.message.startswith("ArithmeticError: as asked (claims.py, line ")
+    assert evidence.sections[0].runs == {"finished": 1, "diverged": 0, "crashed": 1, "missing": 0}
+
+
+def test_a_run_whose_process_dies_is_recorded_and_stops_no_other(tmp_path: Path) -> None:
+    given = claim("dies", "plain", "again", seeds=2)
+    ran(given, tmp_path, Engine(jobs=2))
+    found = {cell.label: records.read(place(tmp_path, cell), Run) for cell in given.cells("own")}
+    died = {label for label, run in found.items() if run.status == CRASHED}
+    assert died == {"toy: dies, seed 0", "toy: dies, seed 1"}
+    assert "its process died twice" in found["toy: dies, seed 0"].message
+
+
+def test_another_study_in_the_folder_is_refused_and_kept(tmp_path: Path) -> None:
+    ran(claim(), tmp_path)
+    before = records_of(tmp_path)
+    for given, message in [
+        (claim(steps=4), r"\(steps: 3, now 4\)"),
+        (claim(seeds=3), r"\(4 runs, now 6\)"),
+        (claim("plain", "other"), r"\(kind: 'again', now 'other'\)"),
+    ]:
+        with pytest.raises(RecordError, match=message + r"\. Choose another --out"):
+            ran(given, tmp_path)
+    with pytest.raises(RecordError, match=r"threads: '1', now '2'"):
+        ran(claim(), tmp_path, Engine(jobs=1, threads=2))
+    assert records_of(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match=r"cannot write to .*file.*\. Choose another --out"):
+        ran(claim(), tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_full_disk_ends_the_study_and_is_no_crash(tmp_path: Path, jobs: int) -> None:
+    """The folder of the runs is a file: the study's own record could be written, no run's can."""
+    given = claim()
+    study._open(tmp_path, records.Study("own", given.cells("own"), {}, "c", {}))
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(RecordError, match="cannot write to"):
+        run_grid({"toy": given}, given.cells("own"), tmp_path, None, Engine(jobs=jobs))
+    assert (tmp_path / "runs").read_text() == ""
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from steadynorm.study import study
+from steadynorm.study.runner import Engine
+from tests.support.claims import claim
+if __name__ == "__main__":
+    given = claim(seeds=2, steps=40, pause=0.02)
+    study.run({"toy": given}, given.cells("own"), Path(sys.argv[1]), preset="own", command="c", engine=Engine(jobs=2))
+"""
+
+
+def test_killed_three_times_and_resumed(tmp_path: Path) -> None:
+    """kill -9 of all its processes at random moments; the records are those of an undisturbed study, bit for bit."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    out = tmp_path / "killed"
+    command = [sys.executable, str(program), str(out)]
+    places = {"PYTHONPATH": f"{Path(__file__).parents[2]}:{Path(records.__file__).parents[2]}", "PATH": "/usr/bin:/bin"}
+    moments, left = random.Random(0), []
+    for _ in range(3):
+        process = subprocess.Popen(command, env=places, start_new_session=True, stderr=subprocess.DEVNULL)
+        checkpoints = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*.pt")}
+        deadline = time.monotonic() + 60
+        while {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*.pt")} == checkpoints:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.05, 0.4))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        left.append(len(list(out.glob("runs/*/*.pt"))))
+    assert any(left), "no run was killed while it was in progress"
+    assert subprocess.run(command, env=places, timeout=120).returncode == 0
+    ran(claim(seeds=2, steps=40, pause=0.02), tmp_path / "whole")
+    assert records_of(out) == records_of(tmp_path / "whole")
+
+
+def test_a_damaged_checkpoint_is_begun_anew(tmp_path: Path, expected: dict[str, bytes]) -> None:
+    cells = claim().cells("own")
+    path = place(tmp_path, cells[0], "pt")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a checkpo")
+    ran(claim(), tmp_path)
+    assert records_of(tmp_path) == expected
+    assert not path.exists()
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    told: list[float] = []
+    given = claim(seeds=1, steps=80, pause=0.02)
+    run_grid({"toy": given}, given.cells("own"), tmp_path, None, ALONE, told.append)
+    assert told == sorted(told)
+    assert told[-1] == 2
+    assert any(0 < share < 2 and share != 1 for share in told)
+
+
+def test_a_keeper_without_a_place_keeps_nothing() -> None:
+    keeper = Keeper(None, 0)
+    keeper.offer(1, 2, lambda: pytest.fail("asked for a state"))
+    assert keeper.restore() is None

@@ -1,0 +1,172 @@
+"""Random small networks with batch normalization, drawn by hypothesis: nested, shared, residual, a norm alone."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import steadynorm as sn
+
+WIDTHS = (2, 4, 6)
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Tanh, nn.Identity)
+
+
+class Network(NamedTuple):
+    """A float64 model in train mode with randomised running statistics and affine parameters, and an input for it."""
+
+    model: nn.Module
+    example: Tensor
+
+
+class Chain(nn.Module):
+    """Modules in a list, called in order by its own forward; a functional ReLU at the end, or not."""
+
+    def __init__(self, parts: list[nn.Module], relu: bool) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x)
+        return nn.functional.relu(x) if self.relu else x
+
+
+class Residual(nn.Module):
+    """x + body(x): the input is used twice."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.body(x))
+
+
+class Twice(nn.Module):
+    """One block called twice, under two names."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.first = block
+        self.second = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+class Head(nn.Module):
+    """The mean over positions, then the rest."""
+
+    def __init__(self, rest: nn.Module) -> None:
+        super().__init__()
+        self.rest = rest
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(x.flatten(2).mean(2))
+
+
+class _Builder:
+    """Draws parts for inputs of so many spatial dimensions; remembers norms, to share them."""
+
+    def __init__(self, draw: Any, dims: int, libraries: tuple[ModuleType, ...]) -> None:
+        self.draw = draw
+        self.dims = dims
+        self.libraries = libraries
+        self.norms: dict[tuple[int, int], list[nn.Module]] = {}
+
+    def pick(self, values: Any) -> Any:
+        return self.draw(st.sampled_from(values))
+
+    def flag(self) -> bool:
+        return self.draw(st.booleans())
+
+    def norm(self, width: int) -> nn.Module:
+        known = self.norms.setdefault((self.dims, width), [])
+        if known and self.pick((False, False, True)):
+            return self.pick(known)
+        kind = getattr(self.pick(self.libraries), f"BatchNorm{max(self.dims, 1)}d")
+        known.append(kind(width, eps=self.pick((1e-5, 1e-2)), momentum=self.pick((0.1, None)), affine=self.flag()))
+        return known[-1]
+
+    def linear(self, width: int, wide: int) -> nn.Module:
+        """A linear layer or a convolution, transposed or not, in groups or not; the output is as large as the input."""
+        if self.dims == 0:
+            return nn.Linear(width, wide, bias=self.flag())
+        size, groups, bias = self.pick((1, 3)), self.pick((1, 1, 2)), self.flag()
+        if self.pick((False, False, True)):
+            transposed = getattr(nn, f"ConvTranspose{self.dims}d")
+            return transposed(width, wide, size, padding=size // 2, groups=groups, bias=bias)
+        padding = self.pick((size // 2, "same"))
+        return getattr(nn, f"Conv{self.dims}d")(width, wide, size, padding=padding, groups=groups, bias=bias)
+
+    def block(self, width: int, depth: int, keep: bool) -> tuple[nn.Module, int]:
+        """Some parts one after the other, and the width of what comes out; that of what went in if `keep`."""
+        parts: list[nn.Module] = []
+        for kind in self.draw(st.lists(st.sampled_from("ccnnadrts" if depth else "ccnnad"), min_size=1, max_size=4)):
+            part, width = self.part(kind, width, depth, keep)
+            parts += part
+        return (nn.Sequential(*parts) if self.flag() else Chain(parts, self.flag())), width
+
+    def part(self, kind: str, width: int, depth: int, keep: bool) -> tuple[list[nn.Module], int]:
+        if kind == "c":  # linear or convolution, often with its norm and activation
+            wide = width if keep else self.pick(WIDTHS)
+            tail = [self.norm(wide), nn.ReLU(inplace=self.flag())] if self.flag() else []
+            return [self.linear(width, wide), *tail], wide
+        if kind == "n":
+            return [self.norm(width)], width
+        if kind == "a":
+            return [self.pick(ACTIVATIONS)()], width
+        if kind == "d":
+            return [nn.Dropout(0.3)], width
+        if kind == "s":
+            block, wide = self.block(width, depth - 1, keep)
+            return [block], wide
+        block, _ = self.block(width, depth - 1, keep=True)
+        return [Residual(block) if kind == "r" else Twice(block)], width
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """Moves the running statistics and affine parameters of every batch normalization away from where they start."""
+    with torch.no_grad():
+        for layer in model.modules():
+            if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                continue
+            for name, low, high in (("weight", 0.5, 1.5), ("bias", -1, 1), ("running_mean", -1, 1)):
+                if getattr(layer, name) is not None:
+                    getattr(layer, name).uniform_(low, high)
+            if layer.running_var is not None:
+                layer.running_var.uniform_(0.5, 2)
+            if layer.num_batches_tracked is not None:
+                layer.num_batches_tracked.fill_(7)
+    return model
+
+
+@st.composite
+def networks(draw: Any, libraries: tuple[ModuleType, ...] = (nn, sn)) -> Network:
+    """Networks of up to three levels; each has a batch normalization, which now and then is the whole model.
+
+    Args:
+        draw: given by hypothesis.
+        libraries: whose layers, `torch.nn`'s and `steadynorm`'s.
+    """
+    builder = _Builder(draw, draw(st.integers(0, 3)), libraries)
+    torch.manual_seed(draw(st.integers(0, 1000)))
+    width = builder.pick(WIDTHS)
+    example = torch.randn(draw(st.integers(2, 4)), width, *[4] * builder.dims, dtype=torch.float64)
+    if builder.pick((False,) * 7 + (True,)):
+        return Network(randomise(builder.norm(width)).double(), example)
+    parts = []
+    for _ in range(draw(st.integers(1, 3))):
+        part, width = builder.block(width, depth=2, keep=False)
+        parts.append(part)
+    parts.append(builder.norm(width))
+    if builder.dims and builder.flag():
+        builder.dims = 0
+        rest, _ = builder.block(width, depth=1, keep=False)
+        parts.append(Head(rest))
+    return Network(randomise(nn.Sequential(*parts)).double(), example)
