@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...records import Cell, Effect, Figure, Table
+from ...records import Cell, Effect, Figure, Table, finite
 from ..claim import Claim, Judgement, Outcome, Preset
 from ..dense import initialize, network
 from ..results import Results
@@ -112,7 +112,7 @@ def table(results: Results, sweeps: dict[str, Sweep]) -> Table:
     for rate in results.levels("lr"):
         one, other = {"network": WITH, "lr": rate}, {"network": WITHOUT, "lr": rate}
         gain = difference(results, accuracy, one, other, "", "points", scale=100)
-        found = [results.mean(accuracy, **other), results.mean(accuracy, **one)]
+        found = [finite(results.mean(accuracy, **chosen)) for chosen in (other, one)]
         counts = [sum(rate in rates for rates in reached[name].values()) for name in (WITHOUT, WITH)]
         rows.append([f"{rate:g}", *found, gain.estimate, gain.low, gain.high, *counts])
     columns = ["rate", WITHOUT, WITH, "with − without, points", "from", "to", f"seeds trained {WITHOUT}", f"… {WITH}"]
@@ -142,7 +142,7 @@ CLAIM = Claim(
     would_change="a deeper network, initial weights scaled less well, momentum, a rate that warms up or decays",
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={
-        "smoke": Preset(2, {**GRID, "lr": [0.1, 1.0]}, {**SETTINGS, "steps": 5}),
+        "smoke": Preset(2, {**GRID, "lr": [0.1, 1.0]}, {**SETTINGS, "width": 32, "depth": 1, "steps": 30}),
         "quick": Preset(3, GRID, {**SETTINGS, "steps": 200}),
         "full": Preset(
             5, {**GRID, "lr": powers(-10, 8)}, {"architecture": "cnn", **TRAINING, "epochs": 2, "data": "mnist"}

@@ -59,7 +59,10 @@ def judge(results: Results) -> Judgement:
     )
     plain = {name: undropped(results, name) for name in (WITHOUT, WITH)}
     best = {name: dropped(results, name) for name in (WITHOUT, WITH)}
-    gains = {name: {seed: best[name][seed] - plain[name][seed] for seed in plain[name]} for name in plain}
+    gains = {
+        name: {seed: best[name][seed] - plain[name][seed] for seed in plain[name].keys() & best[name].keys()}
+        for name in plain
+    }
     needed = paired_difference(
         gains[WITHOUT], gains[WITH], "what dropout adds to test accuracy, without − with BN", "points", scale=100
     )
