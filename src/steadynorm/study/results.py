@@ -33,6 +33,14 @@ class Results:
     def seeds(self) -> list[int]:
         return sorted({run.cell.seed for run in self.runs})
 
+    def complete(self) -> Results:
+        """The runs of those seeds for which every combination of factors has a run that did not crash."""
+        wanted = {tuple(run.cell.factors.items()) for run in self.runs}
+        have: dict[int, set[tuple[tuple[str, Setting], ...]]] = {}
+        for run in self.select():
+            have.setdefault(run.cell.seed, set()).add(tuple(run.cell.factors.items()))
+        return Results([run for run in self.runs if have.get(run.cell.seed) == wanted])
+
     def values(self, measure: Measure, **factors: Setting) -> NDArray[np.float64]:
         """A measure of each selected run; nan where it is not finite."""
         return np.array([_number(measure, run) for run in self.select(**factors)], dtype=np.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..errors import InvalidArgumentError, MissingExtraError, RecordError
+from ..errors import InvalidArgumentError, MissingExtraError, NonFiniteStatisticsWarning, RecordError
 from ..records import CRASHED, Cell, Run, exists, place, write
 from .claim import Claim
 from .tools import Tools, progress_file
@@ -82,7 +83,9 @@ def run_cell(claim: Claim, cell: Cell, directory: Path, data_directory: Path | N
     torch.set_num_threads(engine.threads)
     torch.manual_seed(cell.seed)
     try:
-        outcome = claim.run(cell, tools)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NonFiniteStatisticsWarning)  # the record says that the run diverged
+            outcome = claim.run(cell, tools)
         run = Run(cell, outcome.status, outcome.message, outcome.values, outcome.series, outcome.seconds)
     except RecordError:
         raise  # the folder, not the run

@@ -37,6 +37,15 @@ def pictures(images: Tensor) -> Tensor:
     return images.float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
+def standardized(data: ImageData) -> Callable[[Tensor], Tensor]:
+    """Prepares images so that the pixels of all training images have mean 0 and standard deviation 1, channels last."""
+    counts = torch.bincount(data.train.images.flatten(), minlength=256).double()
+    shades = torch.arange(256, dtype=torch.float64) / 255
+    mean = float((counts * shades).sum() / counts.sum())
+    std = float((counts * (shades - mean) ** 2).sum() / counts.sum()) ** 0.5
+    return lambda images: pictures(images).sub_(mean).div_(std)
+
+
 class Images:
     """Batches of images in memory. Every epoch has an order of its own; its last, smaller batch is left out.
 

@@ -8,7 +8,21 @@ from importlib import import_module
 from ...errors import InvalidArgumentError
 from ..claim import Claim
 
-NAMES = ("cnn", "placement", "conv1d", "conv2d", "activations", "batch-size", "norms")
+NAMES = (
+    "cnn",
+    "placement",
+    "conv1d",
+    "conv2d",
+    "activations",
+    "learning-rate",
+    "initialization",
+    "gradient-flow",
+    "scale-invariance",
+    "regularization",
+    "batch-size",
+    "norms",
+    "landscape",
+)
 """In the order of the report."""
 
 
