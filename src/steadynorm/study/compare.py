@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import InvalidArgumentError
-from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Cell, Data, Effect, Evidence, Study
+from ..records import Cell, Data, Effect, Evidence, Study
 from ..surgery import convert_
 from .claim import Claim, Judgement, Outcome, Preset
 from .claims import find
@@ -21,7 +21,7 @@ from .sources import Loaders
 from .study import run
 from .tools import Tools
 from .training import OPTIMIZERS, Recipe, fit
-from .verdict import difference, judged
+from .verdict import difference, judged_best
 
 Factory = Callable[[], nn.Module]
 NAME = "compare"
@@ -120,11 +120,9 @@ def judge(names: list[str], results: Results) -> Judgement:
         )
         for other in others
     ]
-    alone = [judged([effect]) for effect in effects]
-    verdict = CONTRADICTED if CONTRADICTED in alone else SUPPORTED if set(alone) == {SUPPORTED} else UNDECIDED
     measures = ("test accuracy", "best validation accuracy", "test loss")
     return Judgement(
-        verdict,
+        judged_best(effects),
         "; ".join(map(in_words, effects)) + ".",
         effects,
         [training_figure(results, "network")],

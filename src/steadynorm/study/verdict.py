@@ -128,6 +128,12 @@ def judged(effects: Sequence[Effect]) -> str:
     return UNDECIDED
 
 
+def judged_best(effects: Sequence[Effect]) -> str:
+    """Of one against each of several others: supported if it is above all of them, contradicted if one is above it."""
+    alone = [judged([effect]) for effect in effects]
+    return CONTRADICTED if CONTRADICTED in alone else SUPPORTED if set(alone) == {SUPPORTED} else UNDECIDED
+
+
 def _pairs(results: Results, measure: Measure, one: Factors, other: Factors) -> list[tuple[float, float]]:
     first, second = results.by_seed(measure, **one), results.by_seed(measure, **other)
     return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...records import CONTRADICTED, SUPPORTED, UNDECIDED, Cell, Effect, Figure
+from ...records import Cell, Effect, Figure
 from ..claim import Claim, Judgement, Outcome, Preset
 from ..models.norms import normalization, normalized_cnn
 from ..results import Results
@@ -11,7 +11,7 @@ from ..sources import Images
 from ..tools import Tools
 from ..training import Recipe, fit
 from ..tuning import EQUAL, RATE, RULE, at_best_rates, last_validation, rates_in_words, tuned_figures
-from ..verdict import difference, judged
+from ..verdict import difference, judged_best
 
 OTHERS = ("group", "layer", "instance")
 
@@ -44,18 +44,12 @@ def judge(results: Results) -> Judgement:
         [bars(best, "test accuracy", "norm", "Test accuracy", "accuracy")],
     )
     return Judgement(
-        verdict(effects),
+        judged_best(effects),
         f"{'; '.join(map(in_words, effects))}; {rates_in_words(results, 'norm')}.",
         [*effects, over("none")],
         [best_figure, *tuned_figures(results, "norm")],
         [means(results, ["norm", RATE], measures)],
     )
-
-
-def verdict(effects: list[Effect]) -> str:
-    """Supported if batch normalization is above each of the others; contradicted if one of them is above it."""
-    alone = [judged([effect]) for effect in effects]
-    return CONTRADICTED if CONTRADICTED in alone else SUPPORTED if set(alone) == {SUPPORTED} else UNDECIDED
 
 
 NAMES = ["none", "batch", "group", "layer", "instance"]
