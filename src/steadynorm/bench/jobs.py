@@ -10,14 +10,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import SteadynormError
-from . import folding, networks, peers, relatives
+from . import folding, networks, peers, relatives, studies
 from .cases import FIRST, FORWARD, INFERENCE, LAST, RELU, RESNET50, TRAINING, Case, grid
 from .errors import largest
 from .providers import inputs, steps
 from .record import Benchmark, Row
-from .timing import copy_step, in_turns
+from .timing import Timing, copy_step, in_turns
 
 COPY = "copy"
+CNN_WITH, CNN_WITHOUT = "CNN with BN", "CNN without BN"
+"""Modes of the peers that are a training step of `studies.CNN`."""
 
 
 class PeerError(SteadynormError, RuntimeError):
@@ -72,6 +74,8 @@ def jobs(benchmark: Benchmark, quick: bool, with_networks: bool, peers_python: s
     for key in folding.keys(quick) if with_networks else ():
         measure = partial(_folding, key, not quick)
         wanted.append(Job(f"{key['network']}, {key['order']}, folded", benchmark.folding, key, measure))
+    for key in studies.keys(quick) if with_networks else ():
+        wanted.append(Job(f"{key['what']}, {key['size']}", benchmark.studies, key, partial(_studies, key)))
     return wanted
 
 
@@ -116,10 +120,22 @@ def _folding(key: Row, compiles: bool) -> list[Row]:
     return [{**key, "timings": {name: asdict(timing) for name, timing in timings.items()}}]
 
 
+def _studies(key: Row) -> list[Row]:
+    if key["what"] == studies.GRID:
+        once = {name: Timing(median, median, median, 1) for name, median in studies.grids(key["size"]).items()}
+        return [{**key, "timings": {name: asdict(timing) for name, timing in once.items()}}]
+    timings = in_turns(studies.steps(key["size"]), seconds=2.0)
+    return [{**key, "timings": {name: asdict(timing) for name, timing in timings.items()}}]
+
+
 def _peer(environment: dict[str, str], framework: str, python: str, quick: bool) -> list[Row]:
-    """BN + ReLU, float32, channels last, as both frameworks have it; its version goes into `environment`."""
+    """BN + ReLU, float32, channels last, as both frameworks have it, and a step of the studies' CNN, which JAX has not.
+
+    Its version goes into `environment`.
+    """
     shapes = [(32, 64, 56, 56)] if quick else RESNET50
     asked = [((n, h, w, c), mode) for n, c, h, w in shapes for mode in (FORWARD, TRAINING, INFERENCE)]
+    asked += [((64, 28, 28, 1), mode) for mode in (CNN_WITH, CNN_WITHOUT)]
     answer = _answer(framework, python, json.dumps(asked))
     environment[framework] = answer["version"]
     return [

@@ -47,6 +47,8 @@ def _jax():
         return jax.nn.relu((x - mean) * jax.lax.rsqrt(var + 1e-5) * weight + bias)
 
     def build(shape, mode):
+        if mode.startswith("CNN"):
+            return None
         key = jax.random.PRNGKey(0)
         x, dy = jax.random.normal(key, shape), jax.random.normal(key, shape)
         weight, bias = jnp.ones(shape[-1]), jnp.zeros(shape[-1])
@@ -69,6 +71,8 @@ def _tensorflow():
     tf.config.threading.set_intra_op_parallelism_threads(2)
 
     def build(shape, mode):
+        if mode.startswith("CNN"):
+            return _keras_cnn(tf.keras, shape, mode == "CNN with BN")
         x, dy = tf.Variable(tf.random.normal(shape)), tf.random.normal(shape)
         layer = tf.keras.layers.BatchNormalization(epsilon=1e-5)
         layer.build(shape)
@@ -86,6 +90,33 @@ def _tensorflow():
         return both if mode == "forward+backward" else forward
 
     return tf.__version__, build
+
+
+def _keras_cnn(keras, shape, batch_norm):
+    """A training step of the small CNN of many tutorials, as Keras' `fit` does it."""
+    import numpy
+
+    def block(layer):
+        return [layer, *([keras.layers.BatchNormalization()] if batch_norm else []), keras.layers.ReLU()]
+
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            *block(layers.Conv2D(32, 3)),
+            layers.MaxPooling2D(2),
+            *block(layers.Conv2D(64, 3)),
+            layers.MaxPooling2D(2),
+            *block(layers.Conv2D(64, 3)),
+            layers.Flatten(),
+            *block(layers.Dense(64)),
+            layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss)
+    images = numpy.random.default_rng(0).random(shape, dtype=numpy.float32)
+    labels = numpy.arange(shape[0]) % 10
+    return lambda: model.train_on_batch(images, labels)
 
 
 if __name__ == "__main__":

@@ -22,11 +22,12 @@ _COLUMNS: dict[str, dict[str, Any]] = {
     "cases": {**_CASE, **_TIMED},
     "networks": {"depth": int, "batch": int, "pixels": int, **_TIMED},
     "relatives": {"shape": list, "order": str, "timings": dict},
+    "studies": {"what": str, "size": int, "timings": dict},
     "folding": {"network": str, "batch": int, "pixels": int, "order": str, "timings": dict},
     "peers": {"framework": str, "shape": list, "mode": str, "median": (float, type(None))},
 }
 """What every row has, and of which type."""
-_PROVIDERS = {"relatives": {OURS}, "folding": {FOLDED, TORCH}}
+_PROVIDERS = {"relatives": {OURS}, "folding": {FOLDED, TORCH}, "studies": set()}
 """Who must have been timed; ours and torch's layers where nothing is said."""
 
 
@@ -40,6 +41,7 @@ class Benchmark:
     peers: list[Row] = field(default_factory=list)
     relatives: list[Row] = field(default_factory=list)
     folding: list[Row] = field(default_factory=list)
+    studies: list[Row] = field(default_factory=list)
 
     def encode(self) -> bytes:
         """The content of its file."""

@@ -19,6 +19,7 @@ from .summary import (
     networks,
     relatives,
     shares_of_memory_speed,
+    studies,
     worse_errors,
 )
 
@@ -32,6 +33,8 @@ def show(console: Console, benchmark: Benchmark) -> None:
         console.print(_table("Forward and backward, times as long as the plain layer", *relatives(benchmark)))
     if benchmark.networks:
         console.print(_table("Whole steps", NETWORK_HEADER, networks(benchmark)))
+    if benchmark.studies:
+        console.print(_table("Studies, milliseconds a step or a run", *studies(benchmark)))
     if benchmark.folding:
         console.print(_table("Inference, times as fast as with torch's norms", *folding(benchmark)))
     for line in shares_of_memory_speed(benchmark):
@@ -43,7 +46,7 @@ def show(console: Console, benchmark: Benchmark) -> None:
 def _table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in header:
-        left = name in ("beside BatchNorm2d", "network", "order", "dtype", "epilogue", "mode", "peer")
+        left = name in ("beside BatchNorm2d", "network", "what", "by", "order", "dtype", "epilogue", "mode", "peer")
         table.add_column(name, justify="left" if left else "right", no_wrap=left)
     for row in rows:
         table.add_row(*(cell.removeprefix("channels ").replace(TRAINING, "training") for cell in row))

@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 from .cases import INFERENCE, LAST, RELU, TRAINING
-from .jobs import COPY
+from .jobs import CNN_WITH, CNN_WITHOUT, COPY
 from .networks import NONE
 from .providers import OURS, TORCH
 from .record import Benchmark
+from .studies import CNN
 
 HEADER = ("order", "dtype", "epilogue", "mode", "peer", "times as fast", "worst", "cases")
 NETWORK_HEADER = ("network", "order", "mode", "no BN, ms", "ours", "torch", "costs", "torch's", "peak MB")
@@ -126,6 +127,22 @@ def folding(benchmark: Benchmark) -> tuple[tuple[str, ...], list[tuple[str, ...]
         ratios = (f"{medians[TORCH] / medians[name]:.2f}" if name in medians else "" for name in names)
         rows.append((row["network"], row["order"], f"{medians[TORCH]:.0f}", *ratios))
     return ("network", "order", "torch, ms", *names), rows
+
+
+def studies(benchmark: Benchmark) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: milliseconds of a step of the CNN, or of a run of the grid, and of how many of ours or alone."""
+    rows = []
+    for row in benchmark.studies:
+        medians = {name: timing["median"] for name, timing in row["timings"].items()}
+        if row["what"] == CNN:
+            medians |= {
+                f"TensorFlow, {peer['mode']}": peer["median"]
+                for peer in benchmark.peers
+                if peer["framework"] == "tensorflow" and peer["mode"] in (CNN_WITH, CNN_WITHOUT)
+            }
+        first = next(iter(medians.values()))
+        rows += [(row["what"], name, f"{value:.1f}", f"{value / first:.2f}") for name, value in medians.items()]
+    return ("what", "by", "ms", "times the first"), rows
 
 
 def geometric_mean(values: list[float]) -> float:
