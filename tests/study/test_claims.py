@@ -58,7 +58,7 @@ def test_the_quick_preset_downloads_nothing(claim: Claim) -> None:
 
 @EACH
 def test_a_smoke_run(claim: Claim, tmp_path: Path) -> None:
-    """All of it, through the runner, to evidence that can be kept; no run crashes."""
+    """All of it, through the runner, to evidence that can be kept; no run crashes; one seed supports nothing."""
     cells = claim.cells("smoke")
     where = {"preset": "smoke", "command": "c", "engine": Engine(jobs=1)}
     section = study.run({claim.name: claim}, cells, tmp_path, **where).sections[0]  # type: ignore[arg-type]
@@ -69,6 +69,8 @@ def test_a_smoke_run(claim: Claim, tmp_path: Path) -> None:
     assert any(effect.decides and effect.estimate is not None for effect in section.effects)
     assert section.figures
     assert all(line.x for figure in section.figures for panel in figure.panels for line in panel.lines)
+    alone = claim.judge(Results([run for run in runs if run.cell.seed == 0]))
+    assert alone.verdict != SUPPORTED or claim.name == "scale-invariance"  # an identity holds or does not
     again = study.run({claim.name: claim}, cells[:1], tmp_path / "again", **where)  # type: ignore[arg-type]
     assert again.sections[0].seeds == 1
     assert read(place(tmp_path / "again", cells[0]), Run).timeless() == runs[0].timeless()
@@ -81,14 +83,6 @@ def test_no_verdict_without_runs_or_from_crashes(claim: Claim) -> None:
         judgement = claim.judge(Results(runs))
         assert judgement.verdict == UNDECIDED
         assert all(effect.estimate is None for effect in judgement.effects)
-
-
-@EACH
-def test_no_verdict_from_one_seed(claim: Claim, tmp_path: Path) -> None:
-    cells = claim.cells("smoke", seeds=1)
-    where = {"preset": "smoke", "command": "c", "engine": Engine(jobs=1)}
-    section = study.run({claim.name: claim}, cells, tmp_path, **where).sections[0]  # type: ignore[arg-type]
-    assert section.verdict != SUPPORTED or claim.name == "scale-invariance"  # an identity holds or does not
 
 
 def test_names_that_are_none() -> None:
