@@ -30,6 +30,11 @@ def difference(
     return _effect(label, unit, [scale * (a - b) for a, b in pairs], 0.0, decides)
 
 
+def contrast(values: Mapping[int, float], label: str, unit: str, *, scale: float = 1, decides: bool = True) -> Effect:
+    """Mean of what was computed for each seed, such as a difference of differences, times `scale`; 0 is no effect."""
+    return _effect(label, unit, [scale * value for value in values.values()], 0.0, decides)
+
+
 def ratio(
     results: Results, measure: Measure, one: Factors, other: Factors, label: str, *, decides: bool = True
 ) -> Effect:

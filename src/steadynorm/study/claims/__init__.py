@@ -8,7 +8,7 @@ from importlib import import_module
 from ...errors import InvalidArgumentError
 from ..claim import Claim
 
-NAMES = ("cnn",)
+NAMES = ("cnn", "placement", "conv1d", "conv2d", "activations", "batch-size", "norms")
 """In the order of the report."""
 
 

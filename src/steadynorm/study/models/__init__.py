@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..nn import BatchNorm1d, BatchNorm2d
+from ...nn import BatchNorm1d, BatchNorm2d
 
 
 def cnn(channels: int, size: int, classes: int, *, batch_norm: bool) -> nn.Sequential:
