@@ -8,7 +8,10 @@ from importlib import import_module
 from ...errors import InvalidArgumentError
 from ..claim import Claim
 
-NAMES = ("cnn", "placement", "conv1d", "conv2d", "activations", "batch-size", "norms")
+NAMES = (
+    *("cnn", "placement", "conv1d", "conv2d", "activations", "batch-size"),
+    *("inception", "sequence", "inference", "norms", "small-clients", "whitening"),
+)
 """In the order of the report."""
 
 
