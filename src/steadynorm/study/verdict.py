@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,6 +42,15 @@ def ratio(
     """Geometric mean of `one` over `other`, over seeds that have both above 0; 1 is no effect."""
     ratios = [a / b for a, b in _pairs(results, measure, one, other) if a > 0 and b > 0]
     return _geometric(label, ratios, decides)
+
+
+def paired_ratio(
+    one: Mapping[int, float], other: Mapping[int, float], label: str, *, neutral: float = 1.0, decides: bool = True
+) -> Effect:
+    """As `ratio`, of numbers by seed that several runs gave together; `neutral` is what a claim asks to be exceeded."""
+    pairs = [(one[seed], other[seed]) for seed in sorted(one.keys() & other.keys())]
+    found = _geometric(label, [a / b for a, b in pairs if a > 0 and b > 0], decides)
+    return replace(found, neutral=neutral)
 
 
 def speedup(results: Results, one: Factors, other: Factors, label: str, *, decides: bool = True) -> Effect:

@@ -104,9 +104,11 @@ def together(cell: Cell, data: ImageData, variant: Variant, keeper: Keeper) -> O
         total = total + probabilities
         seconds += outcome.seconds["training"]
     accuracy = float((total.argmax(1) == data.test.labels).float().mean())
-    values = {"test accuracy": accuracy, "test accuracy of one": sum(accuracies) / MEMBERS}
+    values: dict[str, float | None] = {"test accuracy": accuracy, "test accuracy of one": sum(accuracies) / MEMBERS}
     finite = bool(total.isfinite().all())
-    return Outcome(values, {}, {"training": seconds}, FINISHED if finite else DIVERGED, "" if finite else "a member did")
+    return Outcome(
+        values, {}, {"training": seconds}, FINISHED if finite else DIVERGED, "" if finite else "a member did"
+    )
 
 
 class _Share(Keeper):
@@ -119,15 +121,15 @@ class _Share(Keeper):
         return self._inner
 
     def offer(self, done: int, total: int, state: Callable[[], dict[str, Any]]) -> None:
-        self._keeper.offer(
-            self._member * total + done, MEMBERS * total, lambda: {**self._before, "inner": state()}
-        )
+        self._keeper.offer(self._member * total + done, MEMBERS * total, lambda: {**self._before, "inner": state()})
 
 
 def judge(results: Results) -> Judgement:
     singles = Results([run for run in results.runs if run.cell.factors["network"] != ENSEMBLE])
     faster = [
-        speedup(results, {"network": name}, BASELINE, f"steps to the baseline's best, Baseline ÷ {name} (paper {paper}×)")
+        speedup(
+            results, {"network": name}, BASELINE, f"steps to the baseline's best, Baseline ÷ {name} (paper {paper}×)"
+        )
         for name, paper in PAPER.items()
     ]
     sigmoid = gain(results, "BN-x5-Sigmoid", "Sigmoid", decides=True)
@@ -153,17 +155,14 @@ def gain(results: Results, one: str, other: str, *, decides: bool) -> Effect:
 
 def of_ensemble(results: Results) -> list[Effect]:
     """Its test accuracy against the mean of its members'; nothing where no preset asks for it."""
-    gains = {
-        run.cell.seed: both[0] - both[1]
-        for run in results.select(network=ENSEMBLE)
-        if None not in (both := [run.values[name] for name in ("test accuracy", "test accuracy of one")])
-    }
+    many, one = (results.by_seed(name, network=ENSEMBLE) for name in ("test accuracy", "test accuracy of one"))
+    gains = {seed: many[seed] - one[seed] for seed in sorted(many.keys() & one.keys())}
     label = f"test accuracy, ensemble of {MEMBERS} − one of it"
     return [contrast(gains, label, "points", scale=100, decides=False)] if gains else []
 
 
 def steps(results: Results) -> Table:
-    """Steps to the mean over seeds of the baseline's best validation accuracy, on each network's mean curve."""
+    """How many steps each network needs to the best validation accuracy of the baseline of its seed."""
     goals = {run.cell.seed: best(run) for run in results.select(**BASELINE)}
     rows: list[list[float | str | None]] = []
     for name in results.levels("network"):
@@ -181,12 +180,13 @@ CLAIM = Claim(
     name="inception",
     question="Does batch normalization train an Inception in a fraction of the steps, and with sigmoids at all?",
     source="Ioffe & Szegedy 2015, arXiv:1502.03167, sec. 4.2, fig. 2 and 3",
-    factors="Baseline; BN-Baseline adds BN; BN-x5 and BN-x30 also have 5 and 30 times the rate, falling 6 times as fast, "
-    "a fifth of the L2 penalty, a quarter of the distortion of light, and no dropout; "
+    factors="Baseline; BN-Baseline adds BN; BN-x5 and BN-x30 also have 5 and 30 times the rate, falling 6 times as "
+    "fast, a fifth of the L2 penalty, a quarter of the distortion of light, and no dropout; "
     f"sigmoids with BN, as BN-x5, and without, as the baseline; at the full preset an ensemble of {MEMBERS} BN-x30",
-    equal="data, thoroughly shuffled for each epoch and without local response normalization for the baseline too, batch size, steps, momentum 0.9, initial "
-    "weights (He et al. 2015 for ReLU, Glorot & Bengio 2010 for sigmoids; the paper does not give its own); the "
-    "baseline's rate is the best of 0.005, 0.01, 0.02, 0.05, 0.1 for it, found on another seed",
+    equal="data, thoroughly shuffled for each epoch and without local response normalization for the baseline too, "
+    "batch size, steps, momentum 0.9, initial weights (He et al. 2015 for ReLU, Glorot & Bengio 2010 for sigmoids; the "
+    "paper does not give its own); the baseline's rate is the best of 0.005, 0.01, 0.02, "
+    "0.05, 0.1 for it on the digits, found with another seed",
     measure="steps to the best validation accuracy of the baseline; best validation accuracy; the ensemble's test "
     "accuracy against one network's",
     rule="supported if the 95% intervals over paired seeds of three ratios of steps lie above 1 and that of the gain "
@@ -195,7 +195,9 @@ CLAIM = Claim(
     "so high that 30 times it is too much for BN too; another way to start sigmoids",
     data=("cifar10", "mnist", "digits"),
     presets={
-        "smoke": Preset(2, {"network": NETWORKS}, {**SETTINGS, "epochs": 1, "evaluations": 2, "width": 2, "batch_size": 256}),
+        "smoke": Preset(
+            2, {"network": NETWORKS}, {**SETTINGS, "epochs": 1, "evaluations": 2, "width": 2, "batch_size": 256}
+        ),
         "quick": Preset(3, {"network": NETWORKS}, {**SETTINGS, "epochs": 5, "evaluations": 20, "width": 8}),
         "full": Preset(
             3,

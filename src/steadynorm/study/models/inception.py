@@ -16,11 +16,11 @@ class Paths(nn.ModuleList):
 
 
 class Inception(nn.Sequential):
-    """A stem that halves the size, two Inception modules with a halving between them, averages over positions, a classifier.
+    """A stem of half the size, two Inception modules with a halving between, averages over positions, a classifier.
 
     As in the network that the paper normalized, 5x5 convolutions are two of 3x3; 20 convolutions in all. Weights are
-    drawn as He et al. 2015 for ReLU and as Glorot & Bengio 2010 for sigmoids; biases are 0, and left out before a
-    normalization. The same random seed gives the same weights with and without batch normalization.
+    drawn as He et al. 2015 for ReLU and as Glorot & Bengio 2010 for sigmoids; biases are 0. The
+    same random seed gives the same weights with and without batch normalization, before which biases are redundant.
 
     Args:
         channels: of the input images.
@@ -42,7 +42,7 @@ class Inception(nn.Sequential):
         dropout: float = 0.0,
     ) -> None:
         def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> list[nn.Module]:
-            layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=not batch_norm)
+            layer = nn.Conv2d(inputs, outputs, size, stride, size // 2)
             if sigmoid:
                 return [layer, *([BatchNorm2d(outputs)] if batch_norm else []), nn.Sigmoid()]
             return [layer, BatchNorm2d(outputs, activation="relu") if batch_norm else nn.ReLU()]
@@ -79,5 +79,4 @@ class Inception(nn.Sequential):
                     nn.init.xavier_normal_(layer.weight)
                 else:
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
