@@ -84,7 +84,7 @@ def federate(
         for client, part in enumerate(parts):
             model.load_state_dict(common)
             own = ImageData(data.name, data.title, data.train.take(part), data.validation, data.test, data.classes)
-            source = Images(own, min(batch_size, len(part)), mixed(seed, 1 + finished * len(parts) + client))
+            source = Images(own, min(batch_size, len(part)), 100_000 * (seed + 1) + finished * len(parts) + client)
             _train(model, source, local_epochs, lr)
             states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         model.load_state_dict(merge(states, [float(len(part)) for part in parts]))

@@ -13,10 +13,9 @@ from torch import nn
 from steadynorm import BatchNorm2d
 from steadynorm.records import CONTRADICTED, CRASHED, FINISHED, SUPPORTED, UNDECIDED, Cell, Run
 from steadynorm.study.claims import inception
-from steadynorm.study.claims.inception import CLAIM, ENSEMBLE, MEMBERS, NETWORKS, VARIANTS, alone, together
+from steadynorm.study.claims.inception import CLAIM, ENSEMBLE, NETWORKS, VARIANTS, alone, together
 from steadynorm.study.models.inception import Inception
 from steadynorm.study.results import Results
-from steadynorm.study.sources import mixed
 from steadynorm.study.tools import Keeper
 
 from .made import made, some_data
@@ -149,18 +148,21 @@ class _Stopping(Keeper):
             raise InterruptedError
 
 
-def test_an_ensemble_is_the_mean_of_its_members_also_when_interrupted(tmp_path: Path) -> None:
+def test_an_ensemble_is_the_mean_of_its_members_also_when_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inception, "MEMBERS", 3)
     settings = {"lr": 0.02, "epochs": 2, "batch_size": 32, "width": 2, "optimizer": "momentum", "evaluations": 1}
     cell, data, variant = Cell("inception", {"network": ENSEMBLE}, 3, settings), some_data(), VARIANTS[ENSEMBLE]
     whole = together(cell, data, variant, Keeper())
     assert whole.status == FINISHED
-    each = [alone(cell, data, variant, mixed(4, member), Keeper()) for member in range(MEMBERS)]
+    each = [alone(cell, data, variant, 4000 + member, Keeper()) for member in range(3)]
     total = sum(probabilities for _, probabilities in each)
     right = (total.argmax(1) == data.test.labels).double().mean()  # type: ignore[union-attr]
     assert whole.values["test accuracy"] == pytest.approx(float(right))
-    single = sum(outcome.values["test accuracy"] or 0 for outcome, _ in each) / MEMBERS
+    single = sum(outcome.values["test accuracy"] or 0 for outcome, _ in each) / 3
     assert whole.values["test accuracy of one"] == pytest.approx(single)
-    keeper = _Stopping(4 * 2 + 3)  # the third member's last step but one
+    keeper = _Stopping(2 * 2 + 1)  # between the last member's two steps
     with pytest.raises(InterruptedError):
         together(cell, data, variant, keeper)
     torch.save(keeper.state, tmp_path / "state")

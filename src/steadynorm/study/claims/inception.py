@@ -16,7 +16,7 @@ from ..distortion import centred, distort
 from ..models.inception import Inception
 from ..results import Results
 from ..showing import bars, in_words, means, training_figure
-from ..sources import Images, mixed
+from ..sources import Images
 from ..tools import Keeper, Tools
 from ..training import Recipe, fit
 from ..verdict import best, contrast, difference, judged, speedup, steps_to
@@ -99,7 +99,7 @@ def together(cell: Cell, data: ImageData, variant: Variant, keeper: Keeper) -> O
     accuracies, total, seconds, outcome = list(state["accuracies"]), state["sum"], 0.0, None
     for member in range(len(accuracies), MEMBERS):
         own = _Share(keeper, state.pop("inner", None), member, {"accuracies": accuracies, "sum": total})
-        outcome, probabilities = alone(cell, data, variant, mixed(cell.seed + 1, member), own)
+        outcome, probabilities = alone(cell, data, variant, seed_of(cell, member), own)
         accuracies = [*accuracies, outcome.values["test accuracy"]]
         total = total + probabilities
         seconds += outcome.seconds["training"]
@@ -109,6 +109,11 @@ def together(cell: Cell, data: ImageData, variant: Variant, keeper: Keeper) -> O
     return Outcome(
         values, {}, {"training": seconds}, FINISHED if finite else DIVERGED, "" if finite else "a member did"
     )
+
+
+def seed_of(cell: Cell, member: int) -> int:
+    """No other run's."""
+    return 1000 * (cell.seed + 1) + member
 
 
 class _Share(Keeper):

@@ -54,7 +54,7 @@ def run(cell: Cell, tools: Tools) -> Outcome:
     model = network(data.train.images.shape[1], data.classes, batch_norm=kind != PLAIN)
     if kind == FROZEN:
         model = FrozenFrom(model, recipe.epochs * source.steps_in_epoch * 3 // 4)
-    few = Images(data, recipe.batch_size, mixed(cell.seed, 1))
+    few = Images(data, recipe.batch_size, 1000 * (cell.seed + 1))
     batches = [few.batch(step)[0] for step in range(min(10, few.steps_in_epoch))]
 
     def probe(model: nn.Module, step: int) -> dict[str, float]:

@@ -135,7 +135,9 @@ CLAIM = Claim(
             grid([ONE, FEDERATED], [0.01]),
             {**SETTINGS, "clients": 2, "steps": 20, "rounds": 1, "local_epochs": 1},
         ),
-        "quick": Preset(3, grid([ONE, FEDERATED], [0.01]), {**SETTINGS, "epochs": 1, "rounds": 8, "local_epochs": 1}),
+        "quick": Preset(
+            3, grid([ONE, FEDERATED], [0.01, 0.03]), {**SETTINGS, "epochs": 1, "rounds": 6, "local_epochs": 1}
+        ),
         "full": Preset(
             5,
             grid([ONE, FOUR, FEDERATED], [0.001, 0.003, 0.01, 0.03]),
