@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import steadynorm as sn
+
 from ..records import DIVERGED, FINISHED, Series, finite
-from ..statistics import combine
 from .claim import Outcome
 from .data import ImageData
 from .sources import Images, mixed, pictures
@@ -49,7 +50,7 @@ def plain_mean(states: list[State], weights: list[float]) -> dict[str, Tensor]:
 
 MERGES: dict[str, Merge] = {
     "plain mean": plain_mean,
-    "combine": lambda states, weights: combine(states, weights=weights),
+    "combine": lambda states, weights: sn.combine(states, weights=weights),
 }
 
 

@@ -30,9 +30,9 @@ STEPS = {
 }
 
 
-def runs(seeds: int = 3, **other: list[float]) -> list[Run]:
+def runs(**other: list[float]) -> list[Run]:
     found = []
-    for seed in range(seeds):
+    for seed in range(3):
         for name in NETWORKS:
             curve = [y + 0.01 * seed * (name != "Sigmoid") for y in other.get(name.replace("-", "_"), STEPS[name])]
             run = made({"network": name}, seed, curve[-1], curve)

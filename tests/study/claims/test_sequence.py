@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from steadynorm import BatchNorm1d
 from steadynorm.errors import InvalidArgumentError
 from steadynorm.records import CONTRADICTED, CRASHED, SUPPORTED, UNDECIDED, Run
 from steadynorm.study.claims.sequence import CLAIM
@@ -92,11 +93,14 @@ def test_none_is_torchs_lstm() -> None:
     model, images = Recurrent(7, 6, 5, 10, "none"), torch.rand(3, 1, 6, 7)
     lstm = nn.LSTM(7, 5, batch_first=True)
     order = torch.cat([torch.arange(5) + 5 * gate for gate in (1, 0, 3, 2)])  # torch's is i, f, g, o
-    with torch.no_grad():
-        lstm.weight_ih_l0.copy_(model.input.weight[order])
-        lstm.weight_hh_l0.copy_(model.state.weight[order])
-        lstm.bias_ih_l0.copy_(model.bias[order])
-        lstm.bias_hh_l0.zero_()
+    lstm.load_state_dict(
+        {
+            "weight_ih_l0": model.input.weight[order],
+            "weight_hh_l0": model.state.weight[order],
+            "bias_ih_l0": model.bias[order],
+            "bias_hh_l0": torch.zeros(20),
+        }
+    )
     torch.testing.assert_close(model(images), model.classify(lstm(images[:, 0])[0][:, -1]))
 
 
@@ -104,7 +108,9 @@ def test_statistics_of_each_step_or_of_all() -> None:
     images = torch.rand(9, 1, 6, 7) * torch.arange(1.0, 7.0).reshape(1, 1, 6, 1)
     own, shared = Recurrent(7, 6, 5, 10, "recurrent batch"), Recurrent(7, 6, 5, 10, "batch")
     own(images), shared(images)
-    for step, layer in enumerate(own.of_input.steps):
+    layers = [layer for layer in own.of_input.modules() if isinstance(layer, BatchNorm1d)]
+    assert len(layers) == 6
+    for step, layer in enumerate(layers):
         mean = own.input(images[:, 0, step]).mean(0)
         torch.testing.assert_close(layer.running_mean, 0.1 * mean.detach())
     assert int(shared.of_sum.num_batches_tracked) == 6  # type: ignore[arg-type]

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import steadynorm as sn
+
 from ...nn import BatchNorm2d
 from ...records import Cell, Effect, Figure, Line, Panel, Run, Table, finite
-from ...statistics import adapt_, hold_statistics, recalibrate_
-from ...surgery import fold
 from ..claim import Claim, Judgement, Outcome, Preset
 from ..data import ImageData
 from ..models.frozen import FrozenFrom
@@ -59,7 +59,7 @@ def run(cell: Cell, tools: Tools) -> Outcome:
 
     def probe(model: nn.Module, step: int) -> dict[str, float]:
         other = copy.deepcopy(model)
-        recalibrate_(other, batches)
+        sn.recalibrate_(other, batches)
         return {"validation accuracy, population": evaluate(other, source.part("validation"))[1]}
 
     outcome = fit(model, recipe, source, tools.keeper, probe if kind == BN else None)
@@ -81,7 +81,7 @@ def shifted(model: nn.Module, test: Batches, seed: int, *, adapted: bool) -> dic
         values[f"{name}"] = evaluate(model, changed)[1]
         if adapted:
             other = copy.deepcopy(model)
-            adapt_(other, [x for x, _ in changed])
+            sn.adapt_(other, [x for x, _ in changed])
             values[f"{name}, adapted"] = evaluate(other, changed)[1]
     return values
 
@@ -95,7 +95,7 @@ def by_batches(model: nn.Module, test: Batches, seed: int) -> dict[str, float | 
     for name, order in (("mixed", mix), ("sorted by class", sort)):
         for size in BATCHES:
             parts = [part for part in order.split(size) if len(part) > 1]
-            with hold_statistics(model.train()), torch.no_grad():
+            with sn.hold_statistics(model.train()), torch.no_grad():
                 right = sum(int((model(x[part]).argmax(1) == labels[part]).sum()) for part in parts)
             values[f"batches of {size}, {name}"] = right / sum(map(len, parts))
     model.eval()
@@ -106,12 +106,12 @@ def by_population(model: nn.Module, data: ImageData, test: Batches) -> dict[str,
     """Test accuracy by the statistics of training images instead of running ones, at their size and at others."""
     images = [pictures(part) for part in data.train.images[:1000].split(250)]
     other = copy.deepcopy(model)
-    recalibrate_(other, images)
+    sn.recalibrate_(other, images)
     values: dict[str, float | None] = {"population statistics": evaluate(other, test)[1]}
     for scale in SIZES:
         large = [(resized(x, scale), labels) for x, labels in test]
         other = copy.deepcopy(model)
-        recalibrate_(other, [resized(x, scale) for x in images])
+        sn.recalibrate_(other, [resized(x, scale) for x in images])
         values[f"size × {scale}"] = evaluate(model, large)[1]
         values[f"size × {scale}, recalibrated"] = evaluate(other, large)[1]
     return values
@@ -123,7 +123,7 @@ def resized(x: Tensor, scale: float) -> Tensor:
 
 def folded(model: nn.Module, test: Batches) -> dict[str, float | None]:
     """How far the folded network's outputs are from the network's, and how many predictions differ."""
-    result = fold(model.eval(), test[0][0][:8])
+    result = sn.fold(model.eval(), test[0][0][:8])
     pairs = _outputs(model, result.model, test)
     error = max(float((one - other).abs().max() / one.abs().max()) for one, other in pairs)
     return {

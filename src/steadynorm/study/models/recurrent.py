@@ -51,6 +51,11 @@ class Recurrent(nn.Module):
     arXiv:1607.06450, eq. 20 to 22.
     """
 
+    of_input: StepNorm | nn.LayerNorm
+    of_state: StepNorm | nn.LayerNorm
+    of_cell: StepNorm | nn.LayerNorm
+    of_sum: BatchNorm1d
+
     def __init__(self, inputs: int, steps: int, width: int, classes: int, norm: str) -> None:
         super().__init__()
         if norm not in NORMS:
