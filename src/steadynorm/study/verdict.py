@@ -44,6 +44,15 @@ def ratio(
     return _geometric(label, ratios, decides)
 
 
+def paired_ratio(
+    one: Mapping[int, float], other: Mapping[int, float], label: str, *, neutral: float = 1.0, decides: bool = True
+) -> Effect:
+    """As `ratio`, of numbers by seed that several runs gave together; `neutral` is what a claim asks to be exceeded."""
+    pairs = [(one[seed], other[seed]) for seed in sorted(one.keys() & other.keys())]
+    found = _geometric(label, [a / b for a, b in pairs if a > 0 and b > 0], decides)
+    return replace(found, neutral=neutral)
+
+
 def speedup(results: Results, one: Factors, other: Factors, label: str, *, decides: bool = True) -> Effect:
     """How many times fewer steps `one` needs to the best validation accuracy that `other` reaches, pair by pair.
 

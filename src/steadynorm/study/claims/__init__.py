@@ -20,7 +20,12 @@ NAMES = (
     "scale-invariance",
     "regularization",
     "batch-size",
+    "inception",
+    "sequence",
+    "inference",
     "norms",
+    "small-clients",
+    "whitening",
     "landscape",
 )
 """In the order of the report."""
