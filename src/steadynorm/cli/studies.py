@@ -80,16 +80,30 @@ def study(
 def _with_bar(runs: int, out: Path, study: Callable[[Callable[[float], None]], object]) -> None:
     """Runs a study with a bar, shows what it found, and draws the report."""
     console = Console()
+    tell = _tenths(console, runs)
     columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn()
     try:
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task("runs", total=runs)
-            study(lambda done: progress.update(bar, completed=done))
+            study(lambda done: progress.update(bar, completed=done) if console.is_terminal else tell(done))
     except KeyboardInterrupt:
         done = len(list(out.glob("runs/*/*.json")))
         how = f"The same command goes on; `steadynorm report {out}` draws what there is."
         fail(f"interrupted; {done} of {runs} runs are finished and kept in {out}. {how}", 130)
     _show(console, out)
+
+
+def _tenths(console: Console, runs: int) -> Callable[[float], None]:
+    """Prints a line whenever another tenth of the runs is done, for what is no terminal."""
+    told = 0
+
+    def tell(done: float) -> None:
+        nonlocal told
+        if (tenth := int(10 * done / max(runs, 1))) > told:
+            told = tenth
+            console.print(f"{int(done)} of {runs} runs", highlight=False)
+
+    return tell
 
 
 @click.command(name="report")

@@ -74,7 +74,7 @@ def compare(
         sn.compare({"batch": build, "none": build_plain}, loaders, epochs=5)
     """
     _check(variants, epochs, lr, optimizer, seeds)
-    settings = {"epochs": epochs, "lr": lr, "optimizer": optimizer, "weight_decay": weight_decay}
+    settings = {"epochs": epochs, "lr": lr, "optimizer": optimizer, "weight_decay": weight_decay, "data": NAME}
     claim = _claim(dict(variants), data, Preset(seeds, {"network": list(variants)}, settings))
     described = {NAME: Data("the user's own", "", {})}
     return run(
