@@ -99,9 +99,9 @@ def _tenths(console: Console, runs: int) -> Callable[[float], None]:
 
     def tell(done: float) -> None:
         nonlocal told
-        if (tenth := int(10 * done / max(runs, 1))) > told:
-            told = tenth
-            console.print(f"{int(done)} of {runs} runs", highlight=False)
+        if int(done) > told and (int(done) == runs or 10 * (int(done) - told) >= runs):
+            told = int(done)
+            console.print(f"{told} of {runs} runs", highlight=False)
 
     return tell
 

@@ -83,15 +83,6 @@ def paired_difference(
     return _effect(label, unit, [scale * (one[s] - other[s]) for s in sorted(one.keys() & other.keys())], 0.0, decides)
 
 
-def paired_ratio(
-    one: Mapping[int, float], other: Mapping[int, float], label: str, *, neutral: float = 1.0, decides: bool = True
-) -> Effect:
-    """As `ratio`, of numbers by seed that several runs gave together; `neutral` is what a claim asks to be exceeded."""
-    pairs = [(one[seed], other[seed]) for seed in sorted(one.keys() & other.keys())]
-    found = _geometric(label, [a / b for a, b in pairs if a > 0 and b > 0], decides)
-    return replace(found, neutral=neutral)
-
-
 def average(values: Mapping[int, float], label: str, unit: str, *, decides: bool = True) -> Effect:
     """Mean of one number a seed, which 0 would speak neither for nor against."""
     return _effect(label, unit, [values[seed] for seed in sorted(values)], 0.0, decides)
