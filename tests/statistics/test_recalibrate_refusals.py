@@ -218,7 +218,12 @@ def test_data_that_are_others_the_second_time() -> None:
                 yield batches.pop()
 
     model = build()
-    refused(ValueError, "the data never reached '1'", model, lambda: sn.recalibrate_(model, Once(), sequential=True))
+    refused(
+        ValueError,
+        "expected the same batches in each pass with sequential=True, got 1 in the first and 0 in a later one",
+        model,
+        lambda: sn.recalibrate_(model, Once(), sequential=True),
+    )
 
 
 def test_what_a_dtype_cannot_hold() -> None:
