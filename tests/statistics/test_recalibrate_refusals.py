@@ -125,6 +125,8 @@ LATE = [X, torch.where(torch.arange(9)[:, None] == 4, torch.inf, X)]
         (3, {}, "got int"),
         (iter([X]), {"sequential": True}, "again and again with sequential=True, got the iterator list_iterator"),
         ([X], {"batches": 0}, "expected batches >= 1, or None for all, got 0"),
+        ([X], {"batches": 2.5}, r"expected batches >= 1, or None for all, got 2\.5"),
+        ([X], {"batches": "a"}, "expected batches >= 1, or None for all, got 'a'"),
         ([X], {"unreached": "skip"}, "expected unreached 'raise' or 'keep', got 'skip'"),
         ([3], {}, "expected batches that are tensors, tuples .* got int. Pass call="),
         ([()], {}, "got tuple"),

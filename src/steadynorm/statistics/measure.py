@@ -21,7 +21,6 @@ from .shifts import Shift, Shifts
 from .sites import Site, evaluating, sites
 from .weigh import is_weighed
 
-
 MOST = 100
 """Times that each layer is measured at most, until none moves."""
 
@@ -173,8 +172,8 @@ class _Session:
             read += 1
         if read < self.read:
             raise InvalidArgumentError(
-                f"{self.wanted.who}: expected the same batches in each pass with sequential=True, got {self.read} in the "
-                f"first and {read} in a later one. Pass data that can be read again, such as a DataLoader."
+                f"{self.wanted.who}: expected the same batches in each pass with sequential=True, got {self.read} in "
+                f"the first and {read} in a later one. Pass data that can be read again, such as a DataLoader."
             )
 
     def _forward(self, batch: Any) -> None:

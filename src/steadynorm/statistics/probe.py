@@ -55,4 +55,4 @@ def normalizes_its_input(site: Site, x: Tensor, args: tuple, kwargs: dict[str, A
         return False
     if y.numel() == 0:
         return True
-    return float((again - y).abs().max()) <= 64 * torch.finfo(y.dtype).eps * (1 + float(y.abs().max()))
+    return float((again - y).abs().max()) <= 16 * torch.finfo(y.dtype).eps * (1 + float(y.abs().max()))

@@ -70,7 +70,7 @@ class Site:
         )
 
     def resolution(self, mean: Tensor, spread: Tensor) -> float:
-        """The distance below which statistics count as equal; what the layer's dtype can tell, or finer than matters."""
+        """The distance below which statistics count as equal: what the layer's dtype can tell, and what matters."""
         eps = torch.finfo(self.mean.dtype).eps
         var = (variances(spread) + self.layer.eps).clamp(min=torch.finfo(spread.dtype).tiny)
         return (1e-10 if eps < 1e-10 else 1e-5) + 4 * eps * (1 + float((mean / var.sqrt()).abs().max()))
