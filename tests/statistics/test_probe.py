@@ -57,8 +57,8 @@ class Activating(nn.BatchNorm1d):
 
 
 class Twice(sn.BatchNorm1d):
-    def _step(self, input: Tensor, *more: Any) -> Tensor:
-        return super()._step(input * input, *more)
+    def _step(self, input: Tensor, apply: Any, running: Any) -> Tensor:
+        return super()._step(input * input, apply, running)
 
 
 NORMALIZING = {

@@ -164,6 +164,27 @@ def test_adaptation_settles_on_the_mix() -> None:
     agree(model.bn.running_var, 0.5 * values.var(0) + 0.5 * old.running_var, rtol=1e-8)
 
 
+@pytest.mark.parametrize("build", [siamese, Recursive], ids=lambda build: build.__name__)
+def test_what_the_layers_held_before_does_not_matter(build: Any) -> None:
+    """Also where it is nan, and the first batch too small to go by."""
+    models = randomised(build()), randomised(build())
+    for layer in models[1].modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.get_buffer("running_var").fill_(torch.nan)
+    data = normal(30, 3).split([1, 14, 15])
+    for model in models:
+        sn.recalibrate_(model, data, sequential=True)
+    agree(dict(models[1].state_dict()), dict(models[0].state_dict()), rtol=1e-8, atol=1e-8)
+
+
+def test_a_constant_channel_does_not_hide_the_others() -> None:
+    """Its standard deviation is next to nothing, so its mean may seem to go far by rounding alone."""
+    model, x = randomised(Recursive()), normal(30, 3)
+    x[:, 0] = 1000
+    sn.recalibrate_(model, x.split(8), sequential=True)
+    expect_eval_mode_s(model, list(x.split(8)), run)
+
+
 def test_float32_settles() -> None:
     torch.manual_seed(0)
     model = Recursive()

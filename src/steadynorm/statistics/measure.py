@@ -23,6 +23,8 @@ from .weigh import is_weighed
 
 MOST = 100
 """Times that each layer is measured at most, until none moves."""
+STILL, STILL_32 = 1e-10, 1e-5
+"""Standard deviations, beyond rounding, that count as no movement: of float64 layers, and of others."""
 
 
 class Wanted(NamedTuple):
@@ -138,8 +140,8 @@ class _Session:
                 values[name] = self._values(site, found[name])
                 site.write(*values[name])
                 stale.discard(name)
-                moved[name] = site.distance(values[name], before)
-                if not moved[name] <= site.resolution(*values[name]):
+                moved[name] = site.moved(before, values[name])
+                if not moved[name] <= (STILL if site.mean.dtype == torch.float64 else STILL_32):
                     stale.update(other for other in order if name in behind[other])
             if not stale:
                 return found
@@ -151,10 +153,9 @@ class _Session:
         )
 
     def _start(self, site: Site, population: Population) -> tuple[Tensor, Tensor]:
-        """The first pass's statistics, written into the layer; its old ones where that has none."""
+        """The first pass's statistics, written into the layer; mean 0 and variance 1 where those are not finite."""
         values = self._values(site, population)
-        usable = all(value.isfinite().all() for value in values)
-        values = values if usable else (site.old_mean, site.old_spread)
+        values = values if _fits(site, values) else site.unit()
         site.write(*values)
         return values
 

@@ -43,11 +43,11 @@ def normalizes_its_input(site: Site, x: Tensor, args: tuple, kwargs: dict[str, A
     """
     probe = torch.arange(x.numel(), device=x.device).sin().reshape(x.shape).to(x.dtype)
     centre = torch.arange(x.shape[1], device=x.device) % 5 - 1.5
-    unit = torch.ones_like(site.spread) if site.spread.dim() == 1 else torch.eye(site.spread.shape[-1]).to(site.spread)
+    mean, unit = site.unit()
     kept = site.mean.clone(), site.spread.clone()
-    site.write(torch.zeros_like(site.mean), unit.expand_as(site.spread))
+    site.write(mean, unit)
     y = site.layer.forward(probe, *args, **kwargs)
-    site.write(centre.to(site.mean), (unit + 3 * (1 + site.layer.eps) * unit).expand_as(site.spread))
+    site.write(centre.to(mean), unit + 3 * (1 + site.layer.eps) * unit)
     moved = 2 * probe + centre.to(x.dtype).reshape(1, -1, *[1] * (x.dim() - 2))
     again = site.layer.forward(moved, *args, **kwargs)
     site.write(*kept)

@@ -59,21 +59,21 @@ class Site:
         self.mean.copy_(mean)
         self.spread.copy_(spread)
 
-    def distance(self, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
-        """How far two statistics are apart, at most over channels and pairs of them, in standard deviations."""
-        var = (variances(one[1]) + self.layer.eps).clamp(min=torch.finfo(one[1].dtype).tiny)
-        sd = var.sqrt() if one[1].dim() == 1 else var.sqrt().reshape(*one[1].shape[:2], 1)
-        scale = var if one[1].dim() == 1 else sd * sd.mT
-        return max(
-            float(((one[0] - other[0]).reshape(sd.shape) / sd).abs().max()),
-            float(((one[1] - other[1]) / scale).abs().max()),
-        )
-
-    def resolution(self, mean: Tensor, spread: Tensor) -> float:
-        """The distance below which statistics count as equal: what the layer's dtype can tell, and what matters."""
+    def moved(self, before: tuple[Tensor, Tensor], now: tuple[Tensor, Tensor]) -> float:
+        """How far statistics went in standard deviations, at most over channels and pairs of them, beyond rounding."""
         eps = torch.finfo(self.mean.dtype).eps
-        var = (variances(spread) + self.layer.eps).clamp(min=torch.finfo(spread.dtype).tiny)
-        return (1e-10 if eps < 1e-10 else 1e-5) + 4 * eps * (1 + float((mean / var.sqrt()).abs().max()))
+        var = (variances(now[1]) + self.layer.eps).clamp(min=torch.finfo(now[1].dtype).tiny)
+        sd = var.sqrt().reshape(*now[1].shape[:2], *[1] * (now[1].dim() - 2))
+        scale = var if now[1].dim() == 1 else sd * sd.mT
+        mean = (now[0] - before[0]).abs() - 4 * eps * now[0].abs()
+        spread = (now[1] - before[1]).abs() / scale - 4 * eps
+        return max(float((mean.reshape(sd.shape) / sd).max()), float(spread.max()), 0.0)
+
+    def unit(self) -> tuple[Tensor, Tensor]:
+        """Mean 0 and variance 1."""
+        flat = self.old_spread.dim() == 1
+        spread = torch.ones_like(self.old_spread) if flat else torch.eye(self.spread.shape[-1]).to(self.old_spread)
+        return torch.zeros_like(self.old_mean), spread.expand_as(self.old_spread)
 
     def mixed(self, mean: Tensor, spread: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """New statistics with that weight beside the old ones, which do not matter where it is 1."""

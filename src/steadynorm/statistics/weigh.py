@@ -31,7 +31,7 @@ def weigh_examples(model: nn.Module, weight: float) -> Iterator[None]:
     output does not depend on the others'. Gradients go through m_i and v_i.
 
     Layers in train mode and layers without running statistics are as always, and `FrozenBatchNorm` is. Parameters,
-    statistics and modes do not change.
+    statistics and modes do not change. Compiled models run without their compiled code.
 
     Args:
         model: any model; torch's layers take part.
@@ -40,6 +40,7 @@ def weigh_examples(model: nn.Module, weight: float) -> Iterator[None]:
     Raises:
         InvalidArgumentError (a ValueError): a weight outside [0, 1], no batch normalization layer, or a whitening
             layer, whose statistics are not channel by channel.
+        ModelError (a ValueError), in a forward: a layer whose input comes by another name than ``input``.
 
     Example::
 
