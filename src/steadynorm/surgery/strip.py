@@ -50,6 +50,7 @@ def strip_(
     return made
 
 
+@torch.inference_mode(False)
 def _step(source: Source, new: nn.Module, graphs: list[Flow]) -> _Step:
     linear, reason = _before(source, graphs)
     if linear is None:
