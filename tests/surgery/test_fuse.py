@@ -222,7 +222,7 @@ def test_a_hook_of_the_block_sees_what_it_saw() -> None:
     """And is not called by the tracing."""
     model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.ReLU())
     seen: list[Tensor] = []
-    model[0].register_forward_hook(lambda module, args, output: seen.append(output))
+    model[0].register_forward_hook(lambda *given: seen.append(given[-1]))
     changes = sn.fuse_activations_(model)
     assert changes.kept[0].reason == "its output is kept, or seen by a hook, beside what follows"
     assert not seen
@@ -269,7 +269,7 @@ class Replaced(nn.Module):
 
 
 def test_what_cannot_be_copied_or_is_patched_is_refused() -> None:
-    with pytest.raises(ValueError, match="its forward is set on the object, where torch.fx does not look"):
+    with pytest.raises(ValueError, match=r"its forward is set on the object, where torch\.fx does not look"):
         sn.fuse_activations_(Replaced())
     model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
     model.noise = torch.ones(3, requires_grad=True) * 2  # type: ignore[assignment]

@@ -63,9 +63,8 @@ def flows(who: str, model: nn.Module) -> list[Flow]:
     Raises:
         ModelError (a ValueError): torch.fx cannot trace the model in every one of these ways.
     """
-    return [
-        flow for training in (True, False) for fixed in _variants(model) for flow in _both(who, model, training, fixed)
-    ]
+    ways = [(training, fixed) for training in (True, False) for fixed in _variants(model)]
+    return [flow for training, fixed in ways for flow in _both(who, model, training, fixed)]
 
 
 def _variants(model: nn.Module) -> list[dict[str, Any]]:

@@ -36,7 +36,8 @@ def fuse_activations_(model: nn.Module, *, filter_fn: FilterFn | None = None) ->
 
     Raises:
         InvalidArgumentError (a ValueError): no batch normalization layer.
-        ModelError (a ValueError): a wrapped model, or one that torch.fx cannot trace. The model is as before.
+        ModelError (a ValueError): a wrapped model, or one that torch.fx cannot trace or copy.deepcopy copy. The model
+            is as before.
 
     Example::
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ..nn import (
@@ -20,7 +21,7 @@ from ..nn import (
     SyncBatchNorm,
 )
 from .replace import carry, original_of
-from .sources import as_module, epilogue, foreign, is_timms
+from .sources import as_module, epilogue, foreign, is_derived
 
 FAMILY: dict[str, tuple[type[nn.modules.batchnorm._BatchNorm], ...]] = {
     "torch": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
@@ -41,7 +42,7 @@ SETTINGS = {
 TARGETS = (*FAMILY, "frozen", "group", "layer", "instance", "none")
 OF_OURS = {
     *("activation", "negative_slope", "single_value", "virtual_batch_size", "rmax", "dmax", "process_group"),
-    *("_recent", "_uncorrected", "_path", "_dimensions", "_warned", "_foreign"),
+    *("_recent", "_uncorrected", "_path", "_dimensions", "_warned", "_foreign", "_limits"),
 }
 """Attributes that one kind of layer has and another has not."""
 
@@ -54,6 +55,7 @@ class Source(NamedTuple):
     dimensions: int | None
 
 
+@torch.inference_mode(False)
 def build(source: Source, to: str, settings: dict[str, Any]) -> nn.Module:
     """The new layer."""
     layer = source.layer
@@ -79,7 +81,7 @@ def groups_of(channels: int, most: int) -> int:
 
 
 def frozen(layer: nn.Module) -> FrozenBatchNorm:
-    """The layer with fixed statistics, which knows what it was."""
+    """The layer with fixed statistics, which knows what it was; its buffers can be trained through."""
     new = FrozenBatchNorm.from_batch_norm(layer)
     for name, value in epilogue(layer).items():
         setattr(new, name, value)
@@ -98,7 +100,9 @@ def _of_family(source: Source, to: str, settings: dict[str, Any]) -> nn.Module:
         new.__dict__.update(kept)
         return new
     kind = FAMILY[to][-1 if source.dimensions is None or to == "sync" else source.dimensions - 1]
-    given = {name: value for name, value in settings.items() if name in SETTINGS.get(to, ())}
+    limits = {name: getattr(layer, name) for name in ("rmax", "dmax") if hasattr(layer, name)}
+    limits = limits or layer.__dict__.get("_limits", {})  # what renorm was told, for the way back to it
+    given = {name: value for name, value in (limits | settings).items() if name in SETTINGS.get(to, ())}
     if to == "sync" and given.get("process_group") is None:
         given["process_group"] = getattr(layer, "process_group", None)
     if to != "torch":
@@ -110,8 +114,10 @@ def _of_family(source: Source, to: str, settings: dict[str, Any]) -> nn.Module:
     new.__dict__.update(kept | own)
     if to == "sync":
         new.__dict__.update(_path=source.name or None, _dimensions=source.dimensions)
-    if (was := type(layer) if is_timms(layer) else back) is not None:
+    if to != "torch" and (was := type(layer) if is_derived(layer) else back) is not None:
         new.__dict__["_foreign"] = was
+    if to != "renorm" and limits:
+        new.__dict__["_limits"] = limits
     return new
 
 

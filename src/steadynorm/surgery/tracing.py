@@ -55,7 +55,8 @@ class Tracer(torch.fx.Tracer):
         return graph
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Layer) or super().is_leaf_module(m, module_qualified_name)
+        whole = isinstance(m, (Layer, nn.modules.batchnorm._BatchNorm))
+        return whole or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
         new = super().proxy(node)
@@ -101,7 +102,7 @@ def has_hooks(module: nn.Module) -> bool:
 @contextmanager
 def _asking(model: nn.Module, answer: Callable[[Any, Any], bool]) -> Iterator[None]:
     """Where the classes of the model are written, isinstance is `answer`; so is torch.is_tensor."""
-    put: list[tuple[dict[str, Any], str, Any]] = [(vars(torch), "is_tensor", lambda value: answer(value, Tensor))]
+    put: list[tuple[Any, str, Any]] = [(torch.__dict__, "is_tensor", lambda value: answer(value, Tensor))]
     put += [(place, "isinstance", answer) for place in _places(model)]
     before = [(place, name, name in place, place.get(name)) for place, name, _ in put]
     try:
