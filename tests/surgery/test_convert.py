@@ -175,7 +175,8 @@ def test_an_activation_is_not_lost_on_the_way_to_somebodys_class() -> None:
 
 @pytest.mark.parametrize("through", ["torch", "steadynorm", "sync", "ghost", "frozen"])
 def test_the_limits_of_renorm_are_remembered(through: str) -> None:
-    model = nn.Sequential(sn.BatchRenorm1d(3, rmax=2.0, dmax=1.0))
+    model = nn.Sequential(Small(3))
+    sn.convert_(model, to="renorm", rmax=2.0, dmax=1.0)
     convert(model, through)
     if through == "frozen":
         sn.unfreeze_(model)

@@ -20,6 +20,7 @@ from ..nn import (
     GhostBatchNorm3d,
     SyncBatchNorm,
 )
+from ..nn.renorm import DMAX, RMAX
 from .replace import carry, original_of
 from .sources import as_module, epilogue, foreign, is_derived
 
@@ -40,6 +41,7 @@ SETTINGS = {
 }
 """What a kind of layer has to be told, or may be."""
 TARGETS = (*FAMILY, "frozen", "group", "layer", "instance", "none")
+LIMITS = {"rmax": RMAX, "dmax": DMAX}
 OF_OURS = {
     *("activation", "negative_slope", "single_value", "virtual_batch_size", "rmax", "dmax", "process_group"),
     *("_recent", "_uncorrected", "_path", "_dimensions", "_warned", "_foreign", "_limits"),
@@ -94,14 +96,16 @@ def _of_family(source: Source, to: str, settings: dict[str, Any]) -> nn.Module:
     """A layer of another class with the old one's attributes, but those that the class has of its own."""
     layer = source.layer
     kept = {name: value for name, value in layer.__dict__.items() if name not in OF_OURS}
+    limits = {name: getattr(layer, name) for name, usual in LIMITS.items() if getattr(layer, name, usual) != usual}
+    limits = limits or layer.__dict__.get("_limits", {})  # what renorm was told, for the way back to it
+    if to != "renorm" and limits:
+        kept["_limits"] = limits
     back = foreign(layer)
     if to == "torch" and back is not None:
         new = back.__new__(back)
         new.__dict__.update(kept)
         return new
     kind = FAMILY[to][-1 if source.dimensions is None or to == "sync" else source.dimensions - 1]
-    limits = {name: getattr(layer, name) for name in ("rmax", "dmax") if hasattr(layer, name)}
-    limits = limits or layer.__dict__.get("_limits", {})  # what renorm was told, for the way back to it
     given = {name: value for name, value in (limits | settings).items() if name in SETTINGS.get(to, ())}
     if to == "sync" and given.get("process_group") is None:
         given["process_group"] = getattr(layer, "process_group", None)
@@ -116,8 +120,6 @@ def _of_family(source: Source, to: str, settings: dict[str, Any]) -> nn.Module:
         new.__dict__.update(_path=source.name or None, _dimensions=source.dimensions)
     if to != "torch" and (was := type(layer) if is_derived(layer) else back) is not None:
         new.__dict__["_foreign"] = was
-    if to != "renorm" and limits:
-        new.__dict__["_limits"] = limits
     return new
 
 
