@@ -70,6 +70,82 @@ class Head(nn.Module):
         return self.rest(x.flatten(2).mean(2))
 
 
+class Stash(nn.Module):
+    """Keeps the norm's output on itself, and adds it at the end."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.act = norm, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.norm(x)
+        y = self.act(self.kept)
+        return self.add(y)
+
+    def add(self, y: Tensor) -> Tensor:
+        return y + self.kept
+
+
+class Hoard(nn.Module):
+    """Keeps the norm's outputs in a list, of which a later call uses the earlier one."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.act = norm, act
+        self.kept: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.kept[-1].detach().mean() if self.kept else 0
+        self.kept.append(self.norm(x))
+        return self.act(self.kept[-1]) + before
+
+
+class Skip(nn.Module):
+    """The norm's output is added too where no other is given."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.act = norm, act
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        y = self.norm(x)
+        z = self.act(y)
+        if skip is None:
+            skip = y
+        return z + skip
+
+
+class Asks(nn.Module):
+    """The norm's output is added too where it is a tensor."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.act = norm, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        z = self.act(y)
+        return z + y if isinstance(x, torch.Tensor) else z
+
+
+class Listed(nn.Module):
+    """Calls its modules from a plain list beside the tree."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.act = norm, act
+        self.parts = [norm, act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+HOSTILE = (Stash, Hoard, Skip, Asks, Listed)
+"""Forwards of a norm and an activation that torch.fx alone does not show as they are."""
+
+
 class _Builder:
     """Draws parts for inputs of so many spatial dimensions; remembers norms, to share them."""
 
