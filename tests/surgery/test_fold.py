@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import steadynorm as sn
-from steadynorm.surgery import fold as package
+from steadynorm.surgery import folding as package
 
 from ..support.foldable import PreActivation, UNet, randomised
 
