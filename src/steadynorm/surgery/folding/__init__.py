@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ...errors import FoldError, InvalidArgumentError, ModelError
+from ...errors import FoldError, InvalidArgumentError
 from .carry import Numbers, carry_out_, places
 from .flow import Flow, trace
-from .layers import is_norm
+from .given import check_model, copies, example, shapes, tolerance_of
 from .pairs import Fold, Plan, plan
-from .proof import EXACT, Errors, Example, compare, record, twin
+from .proof import EXACT, Errors, Example, arguments, compare, record, twin
 from .report import Folded, Kept, Pair
 from .watch import Seen, watch
 
 __all__ = ["Folded", "Kept", "Pair", "fold"]
 
+RETRIES = 4
+"""How many norms may stay because the proof fails with them, before it fails as a whole."""
+_PARTIAL = "inside a forward that is not traced: proven on the example's branch only"
 _WRONG = (
     "The forward does not do what torch.fx saw, which shows it no Tensor where it asks isinstance, or this is a bug: "
     "report it."
 )
-_WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
 
 def fold(model: nn.Module, example_inputs: Any = None, *, tolerance: float | None = None) -> Folded:
@@ -68,63 +68,112 @@ def fold(model: nn.Module, example_inputs: Any = None, *, tolerance: float | Non
     Reference: Jacob et al. 2018, arXiv:1712.05877, sec. 3.2; Ioffe & Szegedy 2015, arXiv:1502.03167, Alg. 2.
     """
     who = "fold"
-    _check_model(who, model)
-    example = _example(who, example_inputs)
-    allowed = _tolerance(who, model, tolerance)
-    original, folded = _copies(who, model)
+    with torch.inference_mode(False):  # which hides changes in place
+        check_model(who, model)
+        given = example(who, example_inputs)
+        allowed = tolerance_of(who, model, tolerance)
+        return _proven(who, model, given, allowed)
+
+
+def _proven(who: str, model: nn.Module, example: Example, allowed: float) -> Folded:
+    """Folds; a norm with which the proof fails stays, if the proof of the others does not fail."""
+    original, _ = copies(who, model)
     flow, seen = _observe(who, original, example)
-    found = plan(original, flow, seen)
+    kept: dict[str, str] = {}
+    failures: list[_Failure] = []
+    while True:
+        _, folded = copies(who, model)
+        found = plan(original, flow, seen, kept)
+        if failures and not found.folds:
+            raise failures[0].error
+        report, failure = _attempt(who, original, folded, example, found, (allowed, list(seen.dims)))
+        if failure is None:
+            return report
+        failures.append(failure)
+        if failure.norm is None or len(failures) > RETRIES:
+            raise failures[0].error
+        kept[failure.norm] = failure.reason
+        flow = _trace(original, example)  # whose graphs a plan takes norms out of
+
+
+class _Failure(NamedTuple):
+    """Of a proof: the error to raise, and the first norm where it showed, if at one."""
+
+    error: FoldError
+    norm: str | None
+    reason: str
+
+
+def _attempt(
+    who: str, original: nn.Module, folded: nn.Module, example: Example, found: Plan, limits: tuple[float, list[str]]
+) -> tuple[Folded, _Failure | None]:
+    """Carries a plan out on `folded`, and proves it."""
+    allowed, order = limits
     numbers = carry_out_(folded, found)
-    by_fold = {fold: places(found, fold) for fold in found.folds}
+    by_fold = {fold: places(found, fold) for fold in sorted(found.folds, key=lambda fold: order.index(fold.norm))}
     at = [place for those in by_fold.values() for place in those]
     errors = compare(who, record(twin(original), example, at), twin(folded), example)
     exact = _in_float64(who, original, folded, numbers, example, at)
-    _judge(who, errors, exact, by_fold, allowed)
-    return _report(original, folded, found, by_fold, errors, exact)
+    failure = _judge(who, errors, exact, by_fold, allowed)
+    return _report(original, folded, found, by_fold, errors, exact), failure
+
+
+def _trace(model: nn.Module, example: Example) -> Flow:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they speak of what torch.fx passes in; the run shows the model's own
+        fixed = example.fixed(model)
+        flow = trace(model, fixed)
+        return trace(model, fixed, arguments(twin(model), example)) if flow.untraced else flow
 
 
 def _observe(who: str, model: nn.Module, example: Example) -> tuple[Flow, Seen]:
     """Traces the model, and runs it once."""
     try:
-        fixed = example.fixed(model)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they speak of what torch.fx passes in; the run shows the model's own
-            flow = trace(model, fixed)
+        flow = _trace(model, example)
         return flow, watch(twin(model), flow, example.run)
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise InvalidArgumentError(
-            f"{who}: expected example_inputs that the model takes, got {_shapes(example)}, and it raised "
-            f"{type(error).__name__}: {reason:.300}. Give a tensor, a tuple of arguments, or a dict of "
-            "keyword arguments."
+            f"{who}: expected example_inputs that the model takes, got {shapes(example)}, and it raised "
+            f"{_what(error)}. Give a tensor, a tuple of arguments, or a dict of keyword arguments."
         ) from error
 
 
 def _in_float64(
     who: str, original: nn.Module, folded: nn.Module, numbers: Numbers, example: Example, at: list[str]
-) -> Errors | None:
-    """Errors with nothing rounded to the model's dtype; None if the model cannot be run in float64."""
+) -> Errors | str:
+    """Errors with nothing rounded to the model's dtype; or why the model cannot be run in float64."""
     try:
         theirs = record(copy.deepcopy(original).double(), example.widened(), at)
-    except Exception:
-        return None
+    except Exception as error:
+        return f"the model raised {_what(error)}"
     second = copy.deepcopy(folded).double()
     numbers.write_to(second, torch.float64)
-    return compare(f"{who}, in float64", theirs, second, example.widened())
+    return compare(f"{who}, in float64", theirs, second, example.widened(), by_channel=True)
 
 
-def _judge(who: str, errors: Errors, exact: Errors | None, by_fold: dict[Fold, list[str]], allowed: float) -> None:
-    """Raises FoldError for what is above tolerance."""
+def _what(error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    return f"{type(error).__name__}: {reason:.300}"
+
+
+def _judge(
+    who: str, errors: Errors, exact: Errors | str, by_fold: dict[Fold, list[str]], allowed: float
+) -> _Failure | None:
+    """What is above tolerance."""
     for kind, found, limit in (("in float64", exact, EXACT), ("in the model's dtype", errors, allowed)):
-        if found is None or found.largest <= limit:
+        if isinstance(found, str) or found.largest <= limit:
             continue
-        worst = max(by_fold, key=lambda fold: _at(found, by_fold[fold]), default=None)
-        where = "" if worst is None else f", {_at(found, by_fold[worst]):.2g} at the norm {worst.norm!r}"
+        first = next((fold for fold, those in by_fold.items() if not _at(found, those) <= limit), None)
+        at = 0.0 if first is None else _at(found, by_fold[first])
+        where = "" if first is None else f", {at:.2g} at the norm {first.norm!r}"
         remedy = "Pass a larger tolerance if that is good enough." if found is errors else _WRONG
-        raise FoldError(
+        error = FoldError(
             f"{who}: expected an error of at most {limit:.2g} {kind}, got {found.overall:.2g} at the output{where}. "
             f"The model is as before. {remedy}"
         )
+        reason = f"the proof failed with it: an error of {at:.2g} {kind}, of {limit:.2g} allowed"
+        return _Failure(error, None if first is None else first.norm, reason)
+    return None
 
 
 def _at(errors: Errors, those: list[str]) -> float:
@@ -137,82 +186,23 @@ def _report(
     found: Plan,
     by_fold: dict[Fold, list[str]],
     errors: Errors,
-    exact: Errors | None,
+    exact: Errors | str,
 ) -> Folded:
     def kind(fold: Fold) -> str:
         norm = type(original.get_submodule(fold.norm)).__name__
         layers = ", ".join(dict.fromkeys(type(original.get_submodule(name)).__name__ for name in fold.targets))
         return f"{layers} → {norm}" if fold.after else f"{norm} → {layers}"
 
+    def exactly(those: list[str]) -> float | None:
+        return None if isinstance(exact, str) else _at(exact, those)
+
+    def note(fold: Fold) -> str:
+        return _PARTIAL if fold.norm in found.partial else ""
+
     pairs = [
-        Pair(fold.norm, fold.targets, kind(fold), _at(errors, those), None if exact is None else _at(exact, those))
+        Pair(fold.norm, fold.targets, kind(fold), _at(errors, those), exactly(those), note(fold))
         for fold, those in by_fold.items()
     ]
     kept = [Kept(name, reason) for name, reason in found.kept.items()]
-    return Folded(folded, tuple(pairs), tuple(kept), errors.overall, None if exact is None else exact.overall)
-
-
-def _check_model(who: str, model: Any) -> None:
-    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod") or isinstance(model, _WRAPPERS):
-        raise ModelError(
-            f"{who}: expected a plain model, got {type(model).__name__}, which wraps or compiles one. Fold the model "
-            "itself (.module of a parallel one, the one given to torch.compile), then wrap it."
-        )
-    if not isinstance(model, nn.Module):
-        raise InvalidArgumentError(f"{who}: expected a torch.nn.Module, got {type(model).__name__}.")
-    norms = {name: module for name, module in model.named_modules() if is_norm(module)}
-    if not norms:
-        raise InvalidArgumentError(
-            f"{who}: expected a model with batch normalization layers, got a {type(model).__name__} without any. "
-            "There is nothing to fold."
-        )
-    training = next((name for name, module in {"": model, **norms}.items() if module.training), None)
-    if training is not None:
-        what = repr(training) if training else "the model"
-        raise ModelError(
-            f"{who}: expected a model in eval mode, got {what} in train mode, where batches normalize. Call "
-            "model.eval() first."
-        )
-
-
-def _example(who: str, given: Any) -> Example:
-    if isinstance(given, Tensor):
-        return Example((given,), {})
-    if isinstance(given, Mapping) and given and all(isinstance(name, str) for name in given):
-        return Example((), dict(given))
-    if isinstance(given, (tuple, list)) and given:
-        return Example(tuple(given), {})
-    got = "nothing" if given is None else f"{type(given).__name__} {given!r:.60}"
-    raise InvalidArgumentError(
-        f"{who}: expected example_inputs, a tensor, a tuple of arguments or a dict of keyword arguments, got {got}. "
-        "The proof runs both models on them: give data as the model will see them, such as torch.randn(1, 3, 224, 224)."
-    )
-
-
-def _tolerance(who: str, model: nn.Module, given: float | None) -> float:
-    if given is None:
-        dtypes = {value.dtype for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
-        return math.sqrt(max((torch.finfo(dtype).eps for dtype in dtypes), default=1e-7))
-    if not (isinstance(given, (int, float)) and 0 < given < math.inf):
-        raise InvalidArgumentError(f"{who}: expected a positive tolerance, got {given!r}.")
-    return float(given)
-
-
-def _copies(who: str, model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The model, and the one to fold."""
-    try:
-        return twin(model), copy.deepcopy(model)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            f"{who}: expected a model that copy.deepcopy can copy, got {type(model).__name__}, which raised "
-            f"{type(error).__name__}: {reason:.300}."
-        ) from error
-
-
-def _shapes(example: Example) -> str:
-    def shape(value: Any) -> str:
-        return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-    given = [*map(shape, example.args), *(f"{name}={shape(value)}" for name, value in example.kwargs.items())]
-    return ", ".join(given)
+    overall, why = (None, exact) if isinstance(exact, str) else (exact.overall, "")
+    return Folded(folded, tuple(pairs), tuple(kept), errors.overall, overall, why)
