@@ -107,7 +107,7 @@ def test_each_channel_counts_in_float64() -> None:
     def error(by_channel: bool) -> float:
         class Shifted(nn.Module):
             def forward(self, x: Tensor) -> Tensor:
-                return self.place(x)
+                return self.place(x)  # type: ignore[operator]
 
         model = Shifted()
         model.place = nn.Identity()
@@ -132,19 +132,19 @@ def test_padding_that_was_set_later() -> None:
 
 def test_a_weight_that_is_a_property_is_kept() -> None:
     class Scaled(nn.Conv2d):
-        def __init__(self, *sizes: int) -> None:
-            super().__init__(*sizes)
+        def __init__(self) -> None:
+            super().__init__(3, 3, 1)
             self.inner = self._parameters.pop("weight")
 
         @property
-        def weight(self) -> Tensor:  # type: ignore[override]
-            return self.inner * 2
+        def weight(self) -> Tensor:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
+            return self.inner * 2  # type: ignore[operator]
 
         @weight.setter
         def weight(self, value: Tensor) -> None:
             self._parameters["weight"] = value  # type: ignore[assignment]
 
-    model = randomised(nn.Sequential(Scaled(3, 3, 1), nn.BatchNorm2d(3)))
+    model = randomised(nn.Sequential(Scaled(), nn.BatchNorm2d(3)))
     assert "its weight or bias is no parameter or buffer" in sn.fold(model, X).kept[0].reason
 
 

@@ -37,12 +37,14 @@ def fold(model: nn.Module, example_inputs: Any = None, *, tolerance: float | Non
     A norm is folded into the convolutions (1d to 3d, plain or transposed, any groups) or linear layers before it; or
     into those after it, unless they pad by zeros; or into a norm before it. torch's batch normalization is, ours,
     frozen ones and whitening, and timm's with an activation, which stays. Numbers are folded in float64 and rounded
-    once. Which layer feeds which is known from tracing the forward; layers called several times, outputs used twice
-    and operations in between are seen. What is not safe is kept, and listed with the reason.
+    once. Which layer feeds which is known from tracing the forward, which a run on the example must confirm; layers
+    called several times, outputs used twice or kept, and operations in between are seen. What is not safe is kept, and
+    listed with the reason.
 
     Then both models are run on the example and compared where the norms were and at the end, in float64 and in their
-    own dtype. Sizes that the example has do not enter: the copy takes every shape that the model takes. What is taken
-    from the example is the number of dimensions at each norm, and which arguments are given: call the copy with these.
+    own dtype; a norm with which that fails is kept, too. Sizes that the example has do not enter: the copy takes every
+    shape that the model takes. What is taken from the example is the number of dimensions at each norm, and which
+    arguments are given: call the copy with these.
 
     Args:
         model: in eval mode; it is not changed.
@@ -52,12 +54,15 @@ def fold(model: nn.Module, example_inputs: Any = None, *, tolerance: float | Non
 
     Returns:
         `Folded`: the model and the report. The copy has the class, module tree and modes of the model, with Identity,
-        or the activation, where a norm was; its state dict fits every fold of the same architecture.
+        or the activation, where a norm was; its state dict fits every fold of the same architecture of which the same
+        norms are gone.
 
     Raises:
         InvalidArgumentError (a ValueError): no module, no norm in it, no example_inputs, or the model refuses them.
-        ModelError (a ValueError): the model is in train mode, wrapped, compiled, or cannot be copied.
-        FoldError (a RuntimeError): the proof failed.
+        ModelError (a ValueError): the model is in train mode, wrapped, compiled, on the meta device, or cannot be
+            copied.
+        FoldError (a RuntimeError): the proof failed, also without the norms at which it did; or the example cannot
+            prove anything: values that are not finite, or none.
 
     Example::
 

@@ -89,8 +89,7 @@ def watch(model: nn.Module, flow: Flow, run: Callable[[nn.Module], Any]) -> Seen
     watcher = _Watcher(model, flow)
     with watcher:
         result = run(model)
-    watcher.conclude()
-    del result  # which has been alive until here: a layer's output in it is kept
+    watcher.conclude(result)  # in which a layer's output is kept, too
     return watcher.seen
 
 
@@ -137,9 +136,11 @@ class _Watcher(TorchFunctionMode):
             output.call.uses.count += 1
         return result
 
-    def conclude(self) -> None:
+    def conclude(self, result: Any) -> None:
         """Counts, when the forward is over."""
-        gc.collect()
+        returned = {id(value) for value in tree_leaves(result)}
+        if self.outputs.keys() - returned:  # kept, or left in a cycle that nothing refers to
+            gc.collect()
         for uses in self.uses:
             if uses.place is not None:
                 self.seen.uses.setdefault(uses.place, set()).add(uses.count)
@@ -156,7 +157,7 @@ class _Watcher(TorchFunctionMode):
 
     def _end(self, name: str) -> Callable[..., None]:
         def leave(*_: object) -> None:
-            _, called = self.forwards.pop()
+            called = self.forwards.pop()[1]
             if name in self.expected and called != self.expected[name]:
                 self.seen.strayed.add(name)
 
