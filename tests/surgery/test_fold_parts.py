@@ -116,7 +116,7 @@ def test_folded_is_eval_on_random_networks(network: Network) -> None:
 
 
 @given(networks(odd=True))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 def test_folded_is_eval_on_networks_that_hide_something(network: Network) -> None:
     """On fresh inputs, twice: what the example left behind would show at the second call."""
     model = network.model.eval()
