@@ -141,7 +141,7 @@ def test_a_weight_that_is_a_property_is_kept() -> None:
             return self.inner * 2  # type: ignore[operator]
 
         @weight.setter
-        def weight(self, value: Tensor) -> None:
+        def weight(self, value: Tensor) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
             self._parameters["weight"] = value  # type: ignore[assignment]
 
     model = randomised(nn.Sequential(Scaled(), nn.BatchNorm2d(3)))
