@@ -11,7 +11,7 @@ from rich.console import Console
 from .. import records
 from ..statistics.command import recalibrated
 from ..statistics.population import ESTIMATORS
-from ..surgery.fold.command import folded
+from ..surgery.folding.command import folded
 
 
 @click.command()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidArgumentError, ModelError
-from .fold.proof import Example as Example
+from .folding.proof import Example as Example
 
 
 class Passage(NamedTuple):
