@@ -120,7 +120,7 @@ def test_imports_go_one_way(file: Path) -> None:
         ("kernels/eager.py", "from ..ops import dense"),
         ("kernels/eager.py", "from .. import reference"),
         ("ops.py", "from . import BatchNorm1d"),
-        ("nn/batchnorm.py", "from ..surgery.fold import fold"),
+        ("nn/batchnorm.py", "from ..surgery.folding import fold"),
         ("nn/batchnorm.py", "from ..records import load"),
         ("study/grid.py", "from ..cli import main"),
         ("study/study.py", "from ..report import write"),

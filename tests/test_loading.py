@@ -95,3 +95,47 @@ def test_files_that_are_not_weights(tmp_path: Path) -> None:
     refused("a mapping whose 'epoch' is of type int")
     torch.save(nn.Linear(2, 4).state_dict(), file)
     refused("are of another model: .*size mismatch for weight")
+
+
+class Counting(nn.Linear):
+    """Keeps what is no tensor."""
+
+    steps = 0
+
+    def get_extra_state(self) -> int:
+        return self.steps
+
+    def set_extra_state(self, state: int) -> None:
+        self.steps = state + 0
+
+
+def test_extra_state_is_loaded(tmp_path: Path) -> None:
+    source, target = nn.Sequential(Counting(2, 3)), nn.Sequential(Counting(2, 3))
+    source[0].set_extra_state(5)  # type: ignore[operator]
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    load_weights_("w", target, tmp_path / "w.pt")
+    assert target[0].steps == 5
+
+
+def test_nothing_half_is_loaded(tmp_path: Path) -> None:
+    """The first layer fits, and torch has it by the time that the second does not."""
+    model, file = nn.Sequential(Counting(2, 3), nn.BatchNorm1d(3)), tmp_path / "w.pt"
+    before = {name: torch.as_tensor(value).clone() for name, value in model.state_dict().items()}
+
+    def refused(state: object, message: str) -> None:
+        torch.save(state, file)
+        with pytest.raises(ValueError, match=message) as info:
+            load_weights_("w", model, file)
+        assert isinstance(info.value, SteadynormError)
+        for name, value in model.state_dict().items():
+            assert torch.equal(torch.as_tensor(value), before[name]), name
+
+    other = nn.Sequential(Counting(2, 3), nn.BatchNorm1d(4))
+    other[0].set_extra_state(7)  # type: ignore[operator]
+    refused(other.state_dict(), "are of another model: .*size mismatch for 1.weight")
+    fitting = nn.Sequential(Counting(2, 3), nn.BatchNorm1d(3)).state_dict()
+    refused({**fitting, "0._extra_state": "x"}, "are of another model: ")
+    del fitting["1.num_batches_tracked"]
+    refused(fitting, "Missing key.*1.num_batches_tracked")
+    refused({"model": fitting}, "Missing key.*1.num_batches_tracked")
+    refused({1: torch.ones(2)}, "got a mapping with the key 1. Save it")

@@ -29,6 +29,20 @@ def loader():
 
 batches = [batch for batch, _ in loader()]
 
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(torch.cat(batches))
+
+def stream():
+    return torch.utils.data.DataLoader(Stream(), batch_size=16)
+
+class Heads(torch.nn.Sequential):
+    def forward(self, x):
+        return self[1](self[0](x))
+
+def build_heads():
+    return Heads(*build())
+
 def once():
     return iter(batches)
 
@@ -60,8 +74,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    def command(*more: str, data: str) -> Done:
-        arguments = ("theirs:build", "--checkpoint", "in.pt", "--data", data, "--out", "new/out.pt", *more)
+    def command(*more: str, data: str, factory: str = "theirs:build") -> Done:
+        arguments = (factory, "--checkpoint", "in.pt", "--data", data, "--out", "new/out.pt", *more)
         monkeypatch.setattr(sys, "argv", ["steadynorm", "recalibrate", *arguments])
         code = 0
         try:
@@ -81,8 +95,9 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         ((), "theirs:loader", {}),
         (("--sequential", "--batches", "3"), "theirs:batches", {"sequential": True, "batches": 3}),
         (("--estimator", "paper"), "theirs:once", {"estimator": "paper"}),
+        ((), "theirs:stream", {}),
     ],
-    ids=["plain", "sequential", "paper"],
+    ids=["plain", "sequential", "paper", "stream"],
 )
 def test_as_in_python(folder: Path, run: Any, more: tuple[str, ...], data: str, settings: dict) -> None:
     done = run(*more, data=data)
@@ -100,6 +115,17 @@ def test_as_in_python(folder: Path, run: Any, more: tuple[str, ...], data: str, 
     assert list(written) == list(model.state_dict())
     for name, value in model.state_dict().items():
         torch.testing.assert_close(written[name], value)
+
+
+def test_layers_that_no_batch_reaches(folder: Path, run: Any) -> None:
+    done = run(data="theirs:batches", factory="theirs:build_heads")
+    assert done.code == 2
+    assert "the data never reached '3'" in done.err
+    done = run("--unreached", "keep", data="theirs:batches", factory="theirs:build_heads")
+    assert (done.code, done.err) == (0, "")
+    written = torch.load(folder / "new" / "out.pt", weights_only=True)
+    assert torch.equal(written["3.running_mean"], torch.zeros(4))
+    assert written["1.num_batches_tracked"] == 4
 
 
 @pytest.mark.parametrize(

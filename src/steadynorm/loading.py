@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .errors import CheckpointError, InvalidArgumentError
 
@@ -63,10 +64,10 @@ def build_model(who: str, path: str) -> nn.Module:
 def load_weights_(who: str, model: nn.Module, file: Path) -> None:
     """Loads a state dict, or a checkpoint that holds one under "state_dict" or "model", into the model, strictly.
 
-    Nothing is unpickled but tensors and plain containers.
+    Nothing is unpickled but tensors and plain containers; what modules keep as `_extra_state` may be any of these.
 
     Raises:
-        CheckpointError (a ValueError): no such file, not weights, or another model's.
+        CheckpointError (a ValueError): no such file, not weights, or another model's; the model is as before.
     """
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
@@ -79,20 +80,31 @@ def load_weights_(who: str, model: nn.Module, file: Path) -> None:
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    if wrong := _fault(found):
         raise CheckpointError(
-            f"{who}: expected a state dict (names and tensors) in {file}, got {_kind(found)}. Save it by "
+            f"{who}: expected a state dict (names and tensors) in {file}, got {wrong}. Save it by "
             "torch.save(model.state_dict(), FILE)."
         )
+    before = {
+        name: value.clone() if isinstance(value, Tensor) else value
+        for name, value in model.state_dict().items()
+        if not is_lazy(value)
+    }
     try:
-        model.load_state_dict(dict(found))
-    except RuntimeError as error:
+        model.load_state_dict(found)
+    except Exception as error:
+        model.load_state_dict(before, strict=False)  # torch has loaded what fits
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{who}: the weights in {file} are of another model: {reason:.500}") from error
 
 
-def _kind(found: Any) -> str:
-    if isinstance(found, Mapping):
-        wrong = next(name for name, value in found.items() if not isinstance(value, Tensor))
-        return f"a mapping whose {wrong!r} is of type {type(found[wrong]).__name__}"
-    return f"a {type(found).__name__}"
+def _fault(found: Any) -> str | None:
+    """What it is instead of a state dict; None if it is one."""
+    if not isinstance(found, Mapping):
+        return f"a {type(found).__name__}"
+    for name, value in found.items():
+        if not isinstance(name, str):
+            return f"a mapping with the key {name!r}"
+        if not isinstance(value, Tensor) and name.rpartition(".")[2] != "_extra_state":
+            return f"a mapping whose {name!r} is of type {type(value).__name__}"
+    return None

@@ -154,6 +154,13 @@ def test_an_axis_in_a_list_of_one() -> None:
         ({}, ONES, {"ndim": 4, "count": 1}, "expected count >= 2, got 1"),
         ({"axis": [1, 2]}, ONES, {"ndim": 4}, r"statistics over all axes but one, got axis=\[1, 2\]"),
         ({"renorm": True}, ONES, {"ndim": 4}, "expected a layer without renorm, got renorm=True"),
+        (
+            {"virtual_batch_size": 8},
+            ONES,
+            {"ndim": 4},
+            "normalizes whole batches, got virtual_batch_size=8, whose",
+        ),
+        ({}, ONES, {"ndim": 4, "count": 4.5}, r"expected count >= 2, got 4\.5"),
         ({"epsilon": -1.0}, ONES, {"ndim": 4}, "expected eps >= 0, got -1.0"),
         ({"momentum": 1.5}, ONES, {"ndim": 4}, r"expected momentum in \[0, 1\], got -0\.5"),
     ],
@@ -213,3 +220,15 @@ def test_refuses_other_settings() -> None:
         sn.to_flax(sn.SyncBatchNorm(3))
     with pytest.raises(ValueError, match=r"FrozenBatchNorm, which has no counterpart"):
         sn.to_flax(sn.FrozenBatchNorm(3))
+
+
+def test_numbers_of_numpy_and_tensors_that_ask_for_gradients() -> None:
+    batch = {"axis": np.int64(-1)}
+    found = sn.from_keras(batch, ONES, ndim=4, count=np.int32(4))  # type: ignore[arg-type]
+    torch.testing.assert_close(found.get_buffer("running_var"), torch.full((3,), 4 / 3))
+    assert type(sn.to_keras(found, axis=np.int64(3)).config["axis"]) is int  # type: ignore[arg-type, call-arg]
+    asking = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+    variables = {"params": {"scale": asking, "bias": asking}, "batch_stats": {"mean": ONES[0], "var": ONES[0]}}
+    found = sn.from_flax({}, variables, ndim=4)
+    assert torch.equal(found.get_parameter("weight"), asking)
+    assert found.get_parameter("weight") is not asking

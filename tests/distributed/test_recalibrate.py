@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,6 +36,24 @@ class Net(nn.Module):
         return self.white(self.second(torch.tanh(self.linear(self.first(x)))))
 
 
+class Ways(nn.Module):
+    """A layer that is behind itself, with one in between that only some batches, on some ranks, reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.last = nn.BatchNorm1d(3)
+        self.linear = nn.Linear(3, 3)
+        self.detour = nn.BatchNorm1d(3)
+        self.shared = sn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.shared(x))
+        if len(x) > 5:
+            x = self.detour(x.square())
+        return self.last(self.shared(self.linear(x)).sigmoid())
+
+
 def state_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
@@ -47,6 +66,9 @@ def on_three(rank: int) -> dict[str, Any]:
     found["plain"] = state_of(plain)
     sn.recalibrate_(sequential, data, sequential=True)
     found["sequential"] = state_of(sequential)
+    ways = Ways().double()
+    sn.recalibrate_(ways, data, sequential=True)
+    found["ways"] = state_of(ways)
     parallel = nn.parallel.DistributedDataParallel(wrapped)
     assert list(sn.recalibrate_(parallel, data)) == ["first", "second", "white"]
     found["wrapped"] = state_of(wrapped)
@@ -85,6 +107,15 @@ def test_all_ranks_have_the_statistics_of_one_process_with_all_data(way: str, fo
     assert found[2][way]["first.num_batches_tracked"] == 4
 
 
+def test_layers_that_are_used_several_times_and_not_on_all_ranks(found: list[dict[str, Any]]) -> None:
+    expected = Ways().double()
+    sn.recalibrate_(expected, [batch for rank in range(3) for batch in batches_of(rank)], sequential=True)
+    for of_rank in found:
+        for name, value in expected.state_dict().items():
+            agree(of_rank["ways"][name], value, rtol=1e-8, atol=1e-8)
+        same(of_rank["ways"], found[0]["ways"])
+
+
 def test_counts(found: list[dict[str, Any]]) -> None:
     assert [of_rank["batches"] for of_rank in found] == [3, 1, 0]
     assert all(of_rank["count"].tolist() == [31] * 3 for of_rank in found)
@@ -102,6 +133,18 @@ def test_adapted(found: list[dict[str, Any]]) -> None:
     for of_rank in found:
         agree(of_rank["adapted"]["first.running_mean"], 0.25 * everything.mean(0))
         agree(of_rank["adapted"]["first.running_var"], 0.75 + 0.25 * everything.var(0))
+
+
+class Fewer:
+    """Data that are fewer the second time, on rank 1."""
+
+    def __init__(self, batches: list[Tensor], rank: int) -> None:
+        self.batches, self.rank = batches, rank
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.batches
+        if self.rank == 1:
+            del self.batches[1:]
 
 
 def on_two_that_fail(rank: int) -> dict[str, str]:
@@ -129,6 +172,7 @@ def on_two_that_fail(rank: int) -> dict[str, str]:
 
     attempt("in the first pass", [x, x], call=breaks(2))
     attempt("in a later pass", [x, x], call=breaks(3), sequential=True)
+    attempt("fewer in a later pass", Fewer([x, x], rank), sequential=True)
     attempt("no data", [])
     attempt("one has inf", [x + (torch.inf if rank == 1 else 0)])
     attempt("iterator", iter([x]) if rank == 1 else [x], sequential=True)
@@ -146,6 +190,7 @@ def test_what_one_rank_raises_ends_all_with_nothing_changed() -> None:
     of_rank_1 = {
         "in the first pass": "theirs",
         "in a later pass": "theirs",
+        "fewer in a later pass": "the same batches in each pass with sequential=True, got 2 in the first and 1",
         "iterator": "again and again with sequential=True",
         "batches": "expected batches >= 1",
     }

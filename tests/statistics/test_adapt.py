@@ -89,3 +89,21 @@ def test_weights_out_of_range(weight: float) -> None:
         assert isinstance(info.value, sn.SteadynormError)
 
     expect_unchanged(model, call)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_a_mix_with_what_is_not_finite(sequential: bool) -> None:
+    """Would be nan for good; without the old statistics it is none."""
+    model = trained(sn)
+    model[3].running_var[1] = torch.nan
+
+    def call() -> None:
+        with pytest.raises(
+            ValueError, match=r"adapt_: the old statistics of '3' are not finite, .* Use weight=1, which forgets"
+        ) as info:
+            sn.adapt_(model, [TARGET], weight=0.5, sequential=sequential)
+        assert isinstance(info.value, sn.SteadynormError)
+
+    expect_unchanged(model, call)
+    sn.adapt_(model, [TARGET], sequential=sequential)
+    assert model[3].running_var.isfinite().all()

@@ -220,6 +220,19 @@ def test_old_checkpoints_without_counts() -> None:
         sn.combine(states)
 
 
+def untrained(mean: float) -> nn.Module:
+    layer = sn.BatchNorm1d(2)
+    layer.get_buffer("running_mean").fill_(mean)
+    return layer
+
+
+def wide(mean: float) -> nn.Module:
+    """Of 16 bits, which hold the means and not the variance of both together."""
+    layer = nn.BatchNorm1d(2).half()
+    layer.get_buffer("running_mean").fill_(mean)
+    return layer
+
+
 def extra(value: Any) -> dict[str, Any]:
     return {**network(0).state_dict(), "steps": value}
 
@@ -237,10 +250,13 @@ def extra(value: Any) -> dict[str, Any]:
         ([sn.BatchNorm1d(3), sn.BatchNorm1d(4)], None, r"'weight' of one shape .* \(3,\) and .* \(4,\)"),
         ([network(0), network(1)], None, r"got no weights, and '0\.weight' that differs\. Pass weights="),
         ([network(0), network(1)], [1], "expected 2 weights, one a part, got 1"),
+        ([network(0), network(1)], ["a", "b"], r"expected weights that are numbers, got \['a', 'b'\]"),
+        ([network(0), network(1)], 3, "expected weights that are numbers, got 3"),
+        ([wide(-3e2), wide(3e2)], [1, 1], r"'running_var' to fit into torch\.float16, got 9e\+04\. Convert the parts"),
         ([network(0), network(1)], [1, -1], r"expected finite weights >= 0, .* got \[1, -1\]"),
         ([network(0), network(1)], [1, float("nan")], r"expected finite weights >= 0, .* got \[1, nan\]"),
         ([network(0), network(1)], [0, 0], r"one or more of them above 0, got \[0, 0\]"),
-        ([network(-1), network(-1)], None, r"'1\.num_batches_tracked' above 0 in a part, .* got \[0, 0\]"),
+        ([untrained(0), untrained(1)], None, r"'num_batches_tracked' above 0 in a part, .* got \[0, 0\]"),
         ([sn.WhiteningBatchNorm(4)], [1], "expected running_mean and running_var, got 'running_mean' without the"),
         (
             [extra(torch.tensor(1)), extra(torch.tensor(2))],
@@ -269,3 +285,26 @@ def test_what_is_the_same_needs_no_mean() -> None:
 def test_parts_are_left_as_they_are() -> None:
     one, other = network(0), network(1)
     expect_unchanged(one, lambda: expect_unchanged(other, lambda: sn.combine([one, other], weights=[1, 1])))
+
+
+def test_layers_that_count_nothing_and_are_the_same_stay() -> None:
+    """Frozen ones, and those of a framework that does not count."""
+    model = network(0)
+    model.append(sn.FrozenBatchNorm(3).float())
+    model.get_buffer("4.running_mean").fill_(3)
+    for tensor in model.state_dict().values():
+        if not tensor.is_floating_point():
+            tensor.fill_(0)
+    expect(sn.combine([model, copy.deepcopy(model)]), dict(model.state_dict()), rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3)])
+def test_statistics_of_other_modules_by_their_shape(shape: tuple[int, ...]) -> None:
+    """A scalar, or a matrix: the weights are the parts', whatever its size is."""
+    generator = torch.Generator().manual_seed(0)
+    means, variances = torch.rand(2, 2, *shape, dtype=torch.float64, generator=generator)
+    states = [{"n.running_mean": mean, "n.running_var": var} for mean, var in zip(means, variances, strict=True)]
+    found = sn.combine(states, weights=[1, 3])
+    expected = 0.25 * variances[0] + 0.75 * variances[1] + 0.25 * 0.75 * (means[0] - means[1]).square()
+    mean = 0.25 * means[0] + 0.75 * means[1]
+    expect(found, {"n.running_mean": mean, "n.running_var": expected})

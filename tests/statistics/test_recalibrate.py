@@ -219,14 +219,53 @@ def test_only_so_many_batches_are_read() -> None:
     assert len(list(data)) == 3
 
 
-def test_a_batch_of_one_value_goes_by_the_running_statistics() -> None:
+def test_a_batch_of_one_value_goes_by_what_was_measured_so_far() -> None:
+    """Not by the old statistics, which may be another network's; they are looked at where there is nothing else."""
     model: Any = nn.Sequential(sn.BatchNorm1d(3), sn.BatchNorm1d(3)).double()
     x = normal(5, 3)
-    model(normal(9, 3, seed=4))
-    old = [value.clone() for value in running(model[0])]
+    model[0].running_var.fill_(torch.nan)
     sn.recalibrate_(model, x.split([4, 1]))
-    alone = (x[4:] - old[0]) / (old[1] + 1e-5).sqrt()
+    alone = (x[4:] - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
     agree(running(model[1]), of_all(torch.cat([torch.tensor(reference.forward(x[:4])[0]), alone])))
+    model[0].running_mean.fill_(7)
+    model[0].running_var.fill_(4)
+    sn.recalibrate_(model, x.split([1, 4]))
+    alone = (x[:1] - 7) / (4 + 1e-5) ** 0.5
+    agree(running(model[1]), of_all(torch.cat([alone, torch.tensor(reference.forward(x[1:])[0])])))
+
+
+def test_one_example_in_65_does_not_spoil_deeper_layers() -> None:
+    x, found = normal(65, 3), []
+    for sizes in ([64, 1], [65]):
+        torch.manual_seed(0)
+        model: Any = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4)).double()
+        model[1].running_mean.fill_(1e3)  # another network's
+        sn.recalibrate_(model, x.split(sizes))
+        found.append(model[3].running_var)
+    agree(*found, rtol=0.05)
+
+
+def test_a_whitening_batch_that_is_too_small_goes_by_what_was_measured_so_far() -> None:
+    model: Any = nn.Sequential(sn.WhiteningBatchNorm(3, method="zca"), sn.BatchNorm1d(3)).double()
+    model[0].running_covariance.fill_(torch.nan)
+    x = normal(13, 3)
+    sn.recalibrate_(model, x.split([10, 3]))
+    layer: Any = copy.deepcopy(model[0]).eval()
+    behind = []
+    for part, of in ((x[:10], x[:10]), (x[10:], x)):
+        layer.running_mean.copy_(of.mean(0))
+        layer.running_covariance.copy_(of.T.cov(correction=0))
+        behind.append(layer(part).detach())
+    agree(running(model[1]), of_all(torch.cat(behind)), rtol=1e-9)
+
+
+def test_measured_exactly_under_autocast() -> None:
+    """Whose 16 bits are for the network's products, not for a covariance."""
+    layer, x = sn.WhiteningBatchNorm(4, 2), normal(200, 4, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        sn.recalibrate_(layer, x.split(50))
+    expected = torch.stack([x[:, :2].double().T.cov(), x[:, 2:].double().T.cov()])
+    torch.testing.assert_close(layer.running_covariance, expected.float(), rtol=1e-5, atol=1e-4)
 
 
 def test_says_how_far_statistics_went() -> None:

@@ -125,6 +125,8 @@ LATE = [X, torch.where(torch.arange(9)[:, None] == 4, torch.inf, X)]
         (3, {}, "got int"),
         (iter([X]), {"sequential": True}, "again and again with sequential=True, got the iterator list_iterator"),
         ([X], {"batches": 0}, "expected batches >= 1, or None for all, got 0"),
+        ([X], {"batches": 2.5}, r"expected batches >= 1, or None for all, got 2\.5"),
+        ([X], {"batches": "a"}, "expected batches >= 1, or None for all, got 'a'"),
         ([X], {"unreached": "skip"}, "expected unreached 'raise' or 'keep', got 'skip'"),
         ([3], {}, "expected batches that are tensors, tuples .* got int. Pass call="),
         ([()], {}, "got tuple"),
@@ -218,7 +220,12 @@ def test_data_that_are_others_the_second_time() -> None:
                 yield batches.pop()
 
     model = build()
-    refused(ValueError, "the data never reached '1'", model, lambda: sn.recalibrate_(model, Once(), sequential=True))
+    refused(
+        ValueError,
+        "expected the same batches in each pass with sequential=True, got 1 in the first and 0 in a later one",
+        model,
+        lambda: sn.recalibrate_(model, Once(), sequential=True),
+    )
 
 
 def test_what_a_dtype_cannot_hold() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import steadynorm as sn
 
 from ..support import models
-from ..support.twins import agree, agree_in_state, normal
+from ..support.twins import agree, normal
 
 
 def randomised(model: nn.Module) -> Any:
@@ -99,20 +99,6 @@ def test_without_it_deeper_layers_depend_on_the_batches() -> None:
     assert ((found[0] / found[1] - 1).abs() > 1e-3).any()
 
 
-def test_a_reused_layer() -> None:
-    """Its second call is measured behind the first's population; then both are one."""
-    model, x = randomised(Reused()), normal(20, 2, 5, 5)
-    sn.recalibrate_(model, x.split(6), sequential=True)
-    with torch.no_grad():
-        first = model.first(x).movedim(1, 0).flatten(1)
-        once = copy.deepcopy(model.shared).eval()
-        once.running_mean.copy_(first.mean(1))
-        once.running_var.copy_(first.var(1))
-        second = model.between(once(model.first(x))).movedim(1, 0).flatten(1)
-    both = torch.cat([first, second], 1)
-    agree((model.shared.running_mean, model.shared.running_var), (both.mean(1), both.var(1)), rtol=1e-10)
-
-
 def test_forwards_stop_at_the_layer_that_is_wanted() -> None:
     model = nn.Sequential(nn.Linear(2, 2), sn.BatchNorm1d(2), nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
     calls: dict[int, int] = dict.fromkeys((0, 2, 4), 0)
@@ -150,17 +136,3 @@ def test_a_network_is_normalized_on_its_data(build: Any) -> None:
         expected = shift.var * (shift.count - 1) / shift.count / (shift.var + 1e-5)
         agree(values.mean(1), torch.zeros_like(expected), atol=1e-4)
         agree(values.var(1, correction=0), expected, rtol=1e-4)
-
-
-def test_state_is_that_of_eval_mode_twice() -> None:
-    """Recalibrated again on the same data, nothing moves."""
-    model, x = randomised(Reused()), normal(20, 2, 5, 5)
-    model.shared = nn.BatchNorm2d(4).double()
-    model.between = nn.Identity()
-    model.forward = lambda x: model.last(model.out(torch.relu(model.shared(model.first(x)))))
-    model.white = nn.Identity()
-    sn.recalibrate_(model, x.split(6), sequential=True)
-    before = copy.deepcopy(model)
-    found = sn.recalibrate_(model, x.split(6), sequential=True)
-    agree_in_state(model, before, rtol=1e-11)
-    assert all((shift.shift.abs() < 1e-11).all() for shift in found.values())

@@ -139,3 +139,41 @@ def test_inputs_are_refused_by_the_layer() -> None:
     layer = sn.BatchNorm2d(3).eval()
     with sn.weigh_examples(layer, 0.1), pytest.raises(ValueError, match="expected a 4-D input"):
         layer(torch.ones(3))
+
+
+def test_compiled_models_are_weighed_too() -> None:
+    """Code that was compiled before would not see the hooks."""
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 3), sn.BatchNorm2d(4), nn.BatchNorm2d(4)).double().eval()
+    x = normal(2, 3, 6, 6)
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        before = compiled(x)
+        with sn.weigh_examples(model, 0.3):
+            expected = model(x)
+            agree(compiled(x), expected)
+        assert not torch.allclose(expected, before)
+        agree(compiled(x), before)
+
+
+def test_measuring_inside_is_refused() -> None:
+    """Which would measure inputs that the weighing has changed."""
+    model, x = nn.Sequential(nn.BatchNorm1d(3)).double().eval(), normal(6, 3, 4)
+    with sn.weigh_examples(model, 0.3):
+        for verb in (sn.recalibrate_, sn.adapt_):
+            with pytest.raises(ValueError, match=rf"{verb.__name__}: .* got weigh_examples around '0'. Leave") as info:
+                verb(model, [x])
+            assert isinstance(info.value, sn.SteadynormError)
+    sn.recalibrate_(model, [x])
+
+
+def test_an_input_by_another_name_is_refused() -> None:
+    class Renamed(nn.BatchNorm1d):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x)
+
+    model = nn.ModuleDict({"norm": Renamed(3)}).double().eval()
+    with sn.weigh_examples(model, 0.3):
+        agree(model["norm"](normal(4, 3)), model["norm"](normal(4, 3)))
+        with pytest.raises(ValueError, match=r"expected the input of 'norm' first, or as input=, got x\. Name") as info:
+            model["norm"](x=normal(4, 3))
+    assert isinstance(info.value, sn.SteadynormError)

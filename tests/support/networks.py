@@ -70,11 +70,143 @@ class Head(nn.Module):
         return self.rest(x.flatten(2).mean(2))
 
 
+class Stash(nn.Module):
+    """Keeps the norm's output on itself, and adds it at the end."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.act = norm, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = self.norm(x)
+        y = self.act(self.kept)
+        return self.add(y)
+
+    def add(self, y: Tensor) -> Tensor:
+        return y + self.kept
+
+
+class Hoard(nn.Module):
+    """Keeps the norm's outputs in a list, of which a later call uses the earlier one."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.act = norm, act
+        self.kept: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.kept[-1].detach().mean() if self.kept else 0
+        self.kept.append(self.norm(x))
+        return self.act(self.kept[-1]) + before
+
+
+class Skip(nn.Module):
+    """The norm's output is added too where no other is given."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.act = norm, act
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        y = self.norm(x)
+        z = self.act(y)
+        if skip is None:
+            skip = y
+        return z + skip
+
+
+class Asks(nn.Module):
+    """The norm's output is added too where it is a tensor."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.act = norm, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        z = self.act(y)
+        return z + y if isinstance(x, torch.Tensor) else z
+
+
+class Listed(nn.Module):
+    """Calls its modules from a plain list beside the tree."""
+
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.act = norm, act
+        self.parts = [norm, act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
+HOSTILE = (Stash, Hoard, Skip, Asks, Listed)
+"""Forwards of a norm and an activation that torch.fx alone does not show as they are."""
+
+
+class KeepsLinear(nn.Module):
+    """Keeps the linear layer's output as an attribute, of which torch.fx sees nothing."""
+
+    def __init__(self, linear: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.linear, self.norm = linear, norm
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        y = self.linear(x) if skip is None else self.linear(x + skip)
+        if isinstance(y, Tensor):
+            self.kept = y
+        return self.norm(y)
+
+
+class TakesOut(nn.Module):
+    """Cannot be traced, gives its child no second argument, and takes what it kept; adds it, or not."""
+
+    def __init__(self, inner: KeepsLinear, adds: bool) -> None:
+        super().__init__()
+        self.inner, self.adds = inner, adds
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.inner(x) if bool(x.isfinite().all()) else x
+        kept = self.inner.kept
+        del self.inner.kept
+        return z + kept if self.adds else z
+
+
+class AsksLinear(nn.Module):
+    """Adds the linear layer's output again, where torch.fx does not look."""
+
+    def __init__(self, linear: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.linear, self.norm = linear, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        z = self.norm(y)
+        return z + y if isinstance(x, Tensor) else z
+
+
+class Collects(nn.Module):
+    """Sums the outputs of a list of layers, each of which is given the one before."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [x]
+        for layer in self.layers:
+            found.append(layer(found[-1]))
+        return torch.stack(found[1:]).sum(0)
+
+
 class _Builder:
     """Draws parts for inputs of so many spatial dimensions; remembers norms, to share them."""
 
-    def __init__(self, draw: Any, dims: int, libraries: tuple[ModuleType, ...]) -> None:
+    def __init__(self, draw: Any, dims: int, libraries: tuple[ModuleType, ...], odd: bool = False) -> None:
         self.draw = draw
+        self.odd = odd
         self.dims = dims
         self.libraries = libraries
         self.norms: dict[tuple[int, int], list[nn.Module]] = {}
@@ -107,7 +239,8 @@ class _Builder:
     def block(self, width: int, depth: int, keep: bool) -> tuple[nn.Module, int]:
         """Some parts one after the other, and the width of what comes out; that of what went in if `keep`."""
         parts: list[nn.Module] = []
-        for kind in self.draw(st.lists(st.sampled_from("ccnnadrts" if depth else "ccnnad"), min_size=1, max_size=4)):
+        kinds = ("ccnnadrts" if depth else "ccnnad") + ("kil" if self.odd else "")
+        for kind in self.draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=4)):
             part, width = self.part(kind, width, depth, keep)
             parts += part
         return (nn.Sequential(*parts) if self.flag() else Chain(parts, self.flag())), width
@@ -123,6 +256,11 @@ class _Builder:
             return [self.pick(ACTIVATIONS)()], width
         if kind == "d":
             return [nn.Dropout(0.3)], width
+        if kind in "kil":
+            pair = self.linear(width, width), self.norm(width)
+            if kind == "k":
+                return [TakesOut(KeepsLinear(*pair), self.flag())], width
+            return [AsksLinear(*pair) if kind == "i" else Collects(*pair)], width
         if kind == "s":
             block, wide = self.block(width, depth - 1, keep)
             return [block], wide
@@ -147,14 +285,15 @@ def randomise(model: nn.Module) -> nn.Module:
 
 
 @st.composite
-def networks(draw: Any, libraries: tuple[ModuleType, ...] = (nn, sn)) -> Network:
+def networks(draw: Any, libraries: tuple[ModuleType, ...] = (nn, sn), odd: bool = False) -> Network:
     """Networks of up to three levels; each has a batch normalization, which now and then is the whole model.
 
     Args:
         draw: given by hypothesis.
         libraries: whose layers, `torch.nn`'s and `steadynorm`'s.
+        odd: with forwards that torch.fx cannot trace, or traces otherwise than they go.
     """
-    builder = _Builder(draw, draw(st.integers(0, 3)), libraries)
+    builder = _Builder(draw, draw(st.integers(0, 3)), libraries, odd)
     torch.manual_seed(draw(st.integers(0, 1000)))
     width = builder.pick(WIDTHS)
     example = torch.randn(draw(st.integers(2, 4)), width, *[4] * builder.dims, dtype=torch.float64)

@@ -139,6 +139,52 @@ def test_what_was_converted_is_told() -> None:
     assert str(sn.convert_(model[3], to="sync")[0]).startswith("(the model): torch.nn.BatchNorm1d → steadynorm.Sync")
 
 
+def test_new_settings_are_told() -> None:
+    model = sn.GhostBatchNorm1d(4, virtual_batch_size=2)
+    changes = sn.convert_(model, to="ghost", virtual_batch_size=8)
+    assert str(changes[0]) == "(the model): steadynorm.GhostBatchNorm1d changed (virtual_batch_size=8)"
+
+
+class Small(nn.BatchNorm1d):
+    """A class of somebody's that has other defaults only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-2)
+
+
+@pytest.mark.parametrize("to", [*FAMILY[1:], "frozen"])
+def test_there_and_back_to_somebodys_class(to: str) -> None:
+    model = nn.Sequential(Small(3))
+    attributes = dict(model[0].__dict__)
+    convert(model, to)
+    if to == "frozen":
+        sn.unfreeze_(model)
+    convert(model, "ghost")
+    convert(model, "torch")
+    assert type(model[0]) is Small
+    assert model[0].__dict__ == attributes
+
+
+def test_an_activation_is_not_lost_on_the_way_to_somebodys_class() -> None:
+    """That of fuse_activations_, which the class did not have."""
+    model = nn.Sequential(Small(3), nn.ReLU())
+    sn.fuse_activations_(model)
+    with pytest.raises(ValueError, match="its activation 'relu' would be lost"):
+        sn.convert_(model, to="torch")
+
+
+@pytest.mark.parametrize("through", ["torch", "steadynorm", "sync", "ghost", "frozen"])
+def test_the_limits_of_renorm_are_remembered(through: str) -> None:
+    model = nn.Sequential(Small(3))
+    sn.convert_(model, to="renorm", rmax=2.0, dmax=1.0)
+    convert(model, through)
+    if through == "frozen":
+        sn.unfreeze_(model)
+    sn.convert_(model, to="renorm", dmax=3.0)
+    layer: Any = model[0]
+    assert (layer.rmax, layer.dmax) == (2.0, 3.0)
+
+
 def test_a_shared_layer_is_converted_once() -> None:
     """Under all its names, also in a plain list that is no part of the module tree."""
     norm = nn.BatchNorm1d(3)
@@ -198,6 +244,39 @@ class Unused(nn.Linear):
     def __init__(self) -> None:
         super().__init__(3, 3)
         self.norm = nn.BatchNorm2d(1)
+
+
+class Counts(nn.Module):
+    """Counts its forwards, and keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls, self.seen = 0, []
+        self.register_buffer("steps", torch.zeros(()))
+        self.linear, self.norm = nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen.append(x)
+        self.last = x
+        self.steps += 1
+        return self.norm(self.linear(x))
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda model: sn.convert_(model, to="none"),
+        lambda model: sn.convert_(model, to="layer", example_inputs=torch.ones(2, 3)),
+        lambda model: sn.fuse_activations_(model),
+        lambda model: sn.insert_(nn.Sequential(nn.Linear(3, 3), nn.ReLU(), model), torch.ones(2, 3)),
+    ],
+    ids=["none", "layer", "fuse", "insert"],
+)
+def test_a_copy_is_traced_and_run(verb: Any) -> None:
+    model = Counts()
+    verb(model)
+    assert (model.calls, model.seen, model.steps, hasattr(model, "last")) == (0, [], 0, False)
 
 
 def test_nothing_is_erased() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import steadynorm as sn
-from steadynorm.surgery import fold as package
+from steadynorm.surgery import folding as package
 
 from ..support.foldable import PreActivation, UNet, randomised
 
@@ -124,6 +124,8 @@ def test_tolerance() -> None:
         sn.fold(model, X.bfloat16(), tolerance=1e-4)
     with pytest.raises(ValueError, match="fold: expected a positive tolerance, got 0"):
         sn.fold(model, X.bfloat16(), tolerance=0)
+    with pytest.raises(ValueError, match="fold: expected a positive tolerance, got True"):
+        sn.fold(model, X.bfloat16(), tolerance=True)
 
 
 def test_overflow_is_found() -> None:
@@ -206,6 +208,7 @@ def test_a_model_that_float64_cannot_run() -> None:
     assert folded.error_in_float64 is None
     assert folded.pairs[0].error_in_float64 is None
     assert "(not run in float64)" in str(folded)
+    assert str(folded).splitlines()[-1].startswith("not run in float64: the model raised RuntimeError: ")
 
 
 def test_noise_and_counters_in_eval_mode() -> None:
@@ -227,7 +230,7 @@ def test_noise_and_counters_in_eval_mode() -> None:
     assert (float(model.calls), float(folded.model.calls)) == (0, 0)  # type: ignore[arg-type]
 
 
-def test_several_examples_prove_more() -> None:
+def test_a_fold_of_a_fold_has_nothing_left() -> None:
     """A copy of a copy has nothing left to fold but what was kept."""
     folded = sn.fold(UNet().eval(), torch.randn(1, 3, 16, 16))
     assert (len(folded.pairs), folded.kept) == (12, ())

@@ -96,7 +96,7 @@ def test_another_model_s_checkpoint(folder: Path) -> None:
 
 
 def test_example_inputs_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from steadynorm.surgery.fold.command import folded
+    from steadynorm.surgery.folding.command import folded
 
     monkeypatch.chdir(folder)
     content, found = folded("their_nets:build", Path("in.pt"), None, "their_nets:example")

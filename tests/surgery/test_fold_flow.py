@@ -20,7 +20,7 @@ X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 class Model(nn.Module):
     """Convolutions a, b and norms n, m of three channels, in whatever order the function has."""
 
-    def __init__(self, forward: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, forward: Callable[..., Any]) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.a, self.b = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)

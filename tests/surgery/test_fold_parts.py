@@ -103,7 +103,7 @@ def test_shapes_stay_dynamic() -> None:
 @given(networks())
 @settings(deadline=None, max_examples=40)
 def test_folded_is_eval_on_random_networks(network: Network) -> None:
-    """On an input of another batch size; the model is left as it was, and its copies' checkpoints are exchanged."""
+    """On inputs of another batch size; the model is left as it was, and its copies' checkpoints are exchanged."""
     model = network.model.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     folded = sn.fold(model, network.example)
@@ -113,3 +113,16 @@ def test_folded_is_eval_on_random_networks(network: Network) -> None:
     assert float(difference) <= 1e-10 * max(float(expected.abs().max()), 1e-3)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     sn.fold(model, x).model.load_state_dict(folded.model.state_dict(), strict=True)
+
+
+@given(networks(odd=True))
+@settings(deadline=None, max_examples=15)
+def test_folded_is_eval_on_networks_that_hide_something(network: Network) -> None:
+    """On fresh inputs, twice: what the example left behind would show at the second call."""
+    model = network.model.eval()
+    folded = sn.fold(model, network.example).model
+    for factor in (-2, 3):
+        x = torch.randn_like(network.example) * factor
+        expected = model(x).detach()
+        difference = (folded(x).detach() - expected).abs().max()
+        assert float(difference) <= 1e-10 * max(float(expected.abs().max()), 1e-3)

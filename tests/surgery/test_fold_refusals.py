@@ -54,6 +54,11 @@ def refusals() -> dict[str, tuple[Callable[[], Any], type[Exception], str]]:
             ValueError,
             r"model that copy.deepcopy can copy, got Sequential",
         ),
+        "meta": (
+            lambda: sn.fold(small().to("meta"), X),
+            ValueError,
+            r"got Sequential on the meta device. Call model.to_e",
+        ),
         "compiled": (lambda: sn.fold(compiled(), X), ValueError, "got OptimizedModule, which wraps or compiles one"),
     }
 

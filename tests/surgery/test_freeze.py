@@ -184,3 +184,71 @@ def test_an_error_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
         sn.unfreeze_(model)
     assert type(model[1]) is sn.FrozenBatchNorm
     assert model[1].__dict__ == before
+
+
+def test_frozen_while_held() -> None:
+    """The context lets go of the layer that is there when it is left."""
+    model = build()
+    with sn.hold_statistics(model):
+        sn.freeze_(model)
+    sn.unfreeze_(model)
+    assert model[1].track_running_stats and model[4].track_running_stats
+    model(torch.randn(8, 3, dtype=torch.float64))
+    assert int(model[1].num_batches_tracked) == 1
+    with sn.hold_statistics(model):
+        sn.freeze_(model)
+        sn.unfreeze_(model)
+        assert not model[1].track_running_stats
+    assert model[1].track_running_stats
+
+
+def test_shared_parameters() -> None:
+    """A parameter that goes on learning elsewhere is not frozen, and not written over."""
+    model: Any = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    model[1].weight = model[0].weight
+    model(torch.randn(4, 3)).square().sum().backward()
+    with pytest.raises(ValueError, match=r"freeze_: 1 of 1 layers(.|\n)*0: .*it shares a parameter with '1'"):
+        sn.freeze_(model, filter_fn=lambda layer, name: name == "0")
+    assert model[0].weight.grad is not None
+    sn.freeze_(model)
+    with pytest.raises(ValueError, match=r"unfreeze_: expected layers that share a parameter .* got '1' left frozen"):
+        sn.unfreeze_(model, filter_fn=lambda layer, name: name == "0")
+    assert type(model[0]) is sn.FrozenBatchNorm
+    sn.unfreeze_(model)
+    assert model[0].weight is model[1].weight
+
+
+def test_no_values_to_take_back() -> None:
+    model = build()
+    sn.freeze_(model)
+    model.to("meta")
+    with pytest.raises(ValueError, match="unfreeze_: expected weight where values are, got it on meta and on cpu"):
+        sn.unfreeze_(model)
+    assert [type(model[i]) for i in (1, 4)] == [sn.FrozenBatchNorm] * 2
+
+
+def test_an_error_while_values_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build()
+    sn.freeze_(model)
+
+    def failing(*_: Any) -> None:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(module, "_put_back", failing)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        sn.unfreeze_(model)
+    assert [type(model[i]) for i in (1, 4)] == [sn.FrozenBatchNorm] * 2
+
+
+def test_under_inference_mode() -> None:
+    """What is built there can be trained through afterwards."""
+    model = build()
+    with torch.inference_mode():
+        sn.freeze_(model)
+    assert not any(buffer.is_inference() for buffer in model.buffers())
+    model(torch.randn(8, 3, dtype=torch.float64)).sum().backward()
+    model.float()
+    with torch.inference_mode():
+        sn.unfreeze_(model)
+    assert not any(value.is_inference() for value in (*model.parameters(), *model.buffers()))
+    model(torch.randn(8, 3)).sum().backward()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import steadynorm as sn
 
 from ..support.models import resnet18
-from ..support.networks import Network, networks
+from ..support.networks import HOSTILE, Listed, Network, Skip, networks, randomise
 from .test_convert import same_state, state
 
 
@@ -151,6 +151,130 @@ def test_resnet18() -> None:
     assert reasons["layer1.0.bn1"] == "its activation layer1.0.relu is called elsewhere too"
     assert reasons["layer1.0.bn2"] == "followed by add, called as a function"
     agree_in_both_modes(model, twin, torch.randn(3, 3, 32, 32, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", HOSTILE, ids=lambda kind: kind.__name__)
+def test_what_torch_fx_does_not_show(kind: Any) -> None:
+    """Two calls on new inputs give what the model gave; what the model holds is not touched by the tracing."""
+    model = randomise(nn.Sequential(nn.Linear(4, 4), kind(nn.BatchNorm1d(4), nn.SiLU()))).double()
+    twin, held = copy.deepcopy(model), {name: dict(part.__dict__) for name, part in model.named_modules()}
+    changes = sn.fuse_activations_(model)
+    assert bool(changes) is (kind is Listed)
+    for name, part in model.named_modules():
+        if not changes:
+            assert part.__dict__ == held[name]
+    for _ in range(2):
+        agree_in_both_modes(model, twin, torch.randn(6, 4, dtype=torch.float64))
+
+
+def test_an_argument_that_is_given() -> None:
+    """As default and as given are both looked at: here one would be safe."""
+    changes = sn.fuse_activations_(Skip(nn.BatchNorm1d(3), nn.ReLU()))
+    assert [change.reason for change in changes.kept] == ["its output is used 2 times"]
+
+
+class Flag(nn.Module):
+    """A flag with a default decides what is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act, self.last, self.relu = nn.BatchNorm1d(4), nn.ReLU(), nn.BatchNorm1d(4), nn.ReLU()
+
+    def forward(self, x: Tensor, double: bool = False) -> Tensor:
+        y = self.norm(x)
+        z = self.relu(self.last(self.act(y)))
+        return z + y if double else z
+
+
+def test_a_flag() -> None:
+    """torch.fx cannot follow `if double:` without its value; with it, either way."""
+    model = Flag().double()
+    twin = copy.deepcopy(model)
+    changes = sn.fuse_activations_(model)
+    assert [change.name for change in changes] == ["last", "relu"]
+    assert changes.kept[0].reason == "its output is used 2 times"
+    x = torch.randn(5, 4, dtype=torch.float64)
+    for double in (False, True):
+        torch.testing.assert_close(model(x, double), twin(x, double), rtol=1e-9, atol=1e-9)
+
+
+class Inside(nn.Module):
+    """The activation is also that of a layer that torch.fx keeps whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm1d(4), nn.ReLU()
+        self.encoder = nn.TransformerEncoderLayer(4, 2, 8, 0.0, activation=self.act, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(self.act(self.norm(x)).unsqueeze(1))
+
+
+def test_an_activation_inside_another_layer() -> None:
+    model = Inside().double()
+    twin = copy.deepcopy(model)
+    changes = sn.fuse_activations_(model)
+    assert changes.kept[0].reason == "it, or its activation act, is in a layer that torch.fx does not look into"
+    agree_in_both_modes(model, twin, torch.randn(6, 4, dtype=torch.float64))
+
+
+def test_a_hook_of_the_block_sees_what_it_saw() -> None:
+    """And is not called by the tracing."""
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.ReLU())
+    seen: list[Tensor] = []
+    model[0].register_forward_hook(lambda *given: seen.append(given[-1]))
+    changes = sn.fuse_activations_(model)
+    assert changes.kept[0].reason == "its output is kept, or seen by a hook, beside what follows"
+    assert not seen
+
+
+def test_masked_sigmoid() -> None:
+    """A layer with a mask and a sigmoid inside gives 0 where the module behind it gives 1/2."""
+
+    class Masked(nn.Module):
+        def __init__(self, act: nn.Module) -> None:
+            super().__init__()
+            self.norm, self.act = sn.BatchNorm1d(3), act
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return self.act(self.norm(x, mask=mask))
+
+    assert "sigmoid" in sn.fuse_activations_(Masked(nn.Sigmoid())).kept[0].reason
+    model, mask = Masked(nn.SiLU()), torch.tensor([True, True, False])
+    twin, x = copy.deepcopy(model), torch.randn(3, 3)
+    assert len(sn.fuse_activations_(model)) == 2
+    torch.testing.assert_close(model(x, mask), twin(x, mask))
+
+
+def test_frozen_layers_are_named() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    sn.freeze_(model)
+    changes = sn.fuse_activations_(model)
+    assert str(changes).splitlines() == [
+        "0 changed, 1 kept",
+        "0: steadynorm.FrozenBatchNorm kept (frozen; unfreeze_ it first)",
+    ]
+
+
+def test_our_own_layer_is_told_as_changed() -> None:
+    changes = sn.fuse_activations_(nn.Sequential(sn.BatchNorm1d(3), nn.ReLU()))
+    assert str(changes[0]) == "0: steadynorm.BatchNorm1d changed (applies 1)"
+
+
+class Replaced(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm1d(3), nn.ReLU()
+        self.forward = lambda x: self.norm(x)
+
+
+def test_what_cannot_be_copied_or_is_patched_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"its forward is set on the object, where torch\.fx does not look"):
+        sn.fuse_activations_(Replaced())
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU())
+    model.noise = torch.ones(3, requires_grad=True) * 2  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"fuse_activations_: expected a model that copy\.deepcopy can copy"):
+        sn.fuse_activations_(model)
 
 
 class Branching(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import steadynorm as sn
+from steadynorm.errors import InvalidArgumentError
 
 from ..support.models import torchvision
 
@@ -138,19 +139,19 @@ def test_an_optimizer_is_kept_in_step() -> None:
     assert type(other[0]) is nn.Linear
 
 
-class Tied(nn.Module):
-    """Its code takes the layer's weight, which a Sequential has not."""
+class Reads(nn.Module):
+    """Its code takes what a Sequential has not."""
 
     def __init__(self) -> None:
         super().__init__()
         self.encode, self.decode = nn.Linear(3, 3), nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decode(torch.relu(self.encode(x))) + self.encode.weight.sum()
+        return self.decode(torch.relu(self.encode(x))) + self.encode.in_features
 
 
 def test_a_model_that_fails_with_the_new_layers_is_as_before() -> None:
-    model = Tied()
+    model = Reads()
     optimizer = torch.optim.SGD(model.parameters())
     before, held = list(model.state_dict()), list(optimizer.param_groups[0]["params"])
     with pytest.raises(ValueError, match=r"insert_: .* it raised AttributeError: 'Sequential' object has no attribute"):
@@ -159,3 +160,126 @@ def test_a_model_that_fails_with_the_new_layers_is_as_before() -> None:
     assert model.encode.bias is not None
     assert optimizer.param_groups[0]["params"] == held
     assert model.training
+
+
+class Tied(nn.Module):
+    """The weight of one layer serves another one's input too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.decode = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decode(torch.relu(self.encode(x))) @ self.encode.weight
+
+
+class Listed(nn.Module):
+    """Layers that are called from a plain list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+        self.layers = [self.a, self.b]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return self.c(x)
+
+
+class Hidden(nn.Module):
+    """Torch's layers inside one that torch.fx keeps whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.one, self.other = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.other(torch.relu(self.one(self.encoder(x).mean(1))))
+
+
+class Given(nn.Module):
+    """A layer that is called twice where an argument is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor, given: Tensor | None = None) -> Tensor:
+        x = torch.relu(self.a(x))
+        return self.b(x) if given is None else self.b(torch.relu(self.a(x)) + given)
+
+
+def reasons(model: nn.Module, x: Any) -> dict[str, str]:
+    return {change.name: change.reason for change in sn.insert_(model, x).kept}
+
+
+def test_what_torch_fx_does_not_see_called_stays() -> None:
+    """An insertion that is reported is called."""
+    model = Hidden()
+    kept = reasons(model, torch.randn(2, 3, 4))
+    assert kept["encoder.linear1"] == kept["encoder.linear2"] == "torch.fx does not see it called"
+    assert type(model.one) is nn.Sequential
+    train_step(model, torch.randn(6, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("build", "name", "reason"),
+    [
+        (Tied, "encode", "the model's code takes its weight or bias itself"),
+        (Given, "a", "called 2 times"),
+        (lambda: nn.Linear(3, 4), r"\(the model\)", "it is the model itself, in which there is no place beside it"),
+    ],
+    ids=["read", "twice if given", "root"],
+)
+def test_no_place(build: Any, name: str, reason: str) -> None:
+    model = build()
+    before = list(model.state_dict())
+    with pytest.raises(ValueError, match=rf"insert_: expected a model with a place(.|\n)*{name}: .*{reason}"):
+        sn.insert_(model, torch.randn(2, 3))
+    assert list(model.state_dict()) == before
+
+
+def test_layers_called_past_the_tree_are_refused() -> None:
+    """The list holds the old layer: its norm would never be called."""
+    model = Listed()
+    before = list(model.state_dict())
+    with pytest.raises(ValueError, match=r"expected a model that calls its layers where they are, .* a, b from"):
+        sn.insert_(model, torch.randn(4, 3))
+    assert list(model.state_dict()) == before
+    assert model.a.bias is not None
+
+
+def test_nothing_before_a_normalization() -> None:
+    """Ours too, and behind what changes no value."""
+    norms = [sn.BatchRenorm1d(4), sn.WhiteningBatchNorm(4), sn.FrozenBatchNorm(4), sn.SyncBatchNorm(4)]
+    for norm in norms:
+        model = nn.Sequential(
+            nn.Linear(3, 4), nn.Dropout(), nn.Identity(), norm, nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
+        )
+        assert reasons(model, torch.randn(8, 3))["0"] == f"followed by steadynorm.{type(norm).__name__}"
+
+
+@pytest.mark.parametrize(
+    "given", [(torch.ones(2, 3),), [torch.ones(2, 3)], {"input": torch.ones(2, 3)}], ids=["tuple", "list", "dict"]
+)
+def test_examples(given: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert [change.name for change in sn.insert_(model, given)] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.ones(2, 9), "expected example_inputs that the model takes.*it raised RuntimeError"),
+        (None, "expected example_inputs, a tensor, a tuple of arguments or a dict of keyword arguments, got nothing"),
+        (3, "got int 3"),
+    ],
+    ids=["shape", "none", "number"],
+)
+def test_wrong_examples(given: Any, message: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(InvalidArgumentError, match=f"insert_: .*{message}"):
+        sn.insert_(model, given)
+    assert type(model[0]) is nn.Linear

@@ -27,6 +27,29 @@ class Own(nn.BatchNorm1d):
         return super().forward(input) + 1
 
 
+class Still(nn.BatchNorm1d):
+    """Its statistics stay in train mode."""
+
+    def train(self, mode: bool = True) -> Still:
+        return super().train(False)
+
+
+class Counted:
+    """What a class adds from the side."""
+
+    @property
+    def count(self) -> int:
+        return 1
+
+
+class Mixed(nn.BatchNorm1d, Counted):
+    pass
+
+
+class OfOurs(sn.BatchNorm1d):
+    pass
+
+
 class Wider(nn.BatchNorm1d):
     def __init__(self) -> None:
         super().__init__(3)
@@ -49,6 +72,10 @@ def single() -> nn.Module:
 
 REFUSED: list[tuple[Callable[[], nn.Module], str, str]] = [
     (lambda: Own(3), "sync", "Own: its own forward would be lost"),
+    (lambda: Still(3), "sync", r"Still: Still\.train would be lost"),
+    (lambda: Still(3), "frozen", r"Still: Still\.train would be lost"),
+    (lambda: Mixed(3), "sync", r"Mixed: Counted\.count would be lost"),
+    (lambda: OfOurs(3), "ghost", "its class OfOurs would be lost, which is derived from ours"),
     (patched, "sync", "its own forward would be lost"),
     (Wider, "sync", "parameters or buffers of its own"),
     (parametrized, "sync", "parametrized; remove the parametrization first"),
@@ -119,6 +146,7 @@ def test_held_statistics_stay_held() -> None:
         ({"to": "renorm", "rmax": 0.5}, "convert_: at '0': BatchRenorm1d: expected rmax >= 1"),
         ({"to": "group", "num_groups": 0}, "expected num_groups, at most so many groups, to be >= 1, got 0"),
         ({"to": "instance", "example_inputs": torch.ones(2, 9)}, "expected example_inputs that the model takes"),
+        ({"to": "instance", "example_inputs": 3}, "expected example_inputs, a tensor, a tuple of arguments or a dict"),
         ({"to": "none", "optimizer": "adam"}, "expected a torch.optim.Optimizer, got str"),
     ],
     ids=str,
@@ -222,3 +250,45 @@ def test_weight_norm() -> None:
         layer = weight_norm(nn.BatchNorm1d(3), dim=0)
     with pytest.raises(ValueError, match="parameters or buffers of its own"):
         sn.convert_(nn.Sequential(layer), to="sync")
+
+
+# ---- what the model's own code does with its layers ----
+
+
+class Uses(nn.Module):
+    """Calls its norm with a residual, a mask, or reads what it holds."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.norm = sn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "residual":
+            return self.norm(x, residual=x)
+        if self.how == "mask":
+            return self.norm(x, mask=x[:, 0] > 0)
+        return self.norm(x) + getattr(self.norm, self.how)
+
+
+@pytest.mark.parametrize(
+    ("how", "to", "message"),
+    [
+        *((how, to, f"calls it with {how}") for how in ("residual", "mask") for to in ("torch", "none", "group")),
+        ("weight", "none", "reads its weight, which the new layer has not"),
+        ("running_var", "none", "reads its running_var"),
+        ("running_var", "layer", "reads its running_var"),
+    ],
+)
+def test_what_the_models_code_needs(how: str, to: str, message: str) -> None:
+    model = Uses(how)
+    with pytest.raises(ValueError, match=f"convert_: 1 of 1 layers.*(.|\n)*norm: .*{message}"):
+        convert(model, to)
+    assert type(model.norm) is sn.BatchNorm1d
+
+
+def test_what_the_models_code_has_after_all() -> None:
+    for how, to in (("weight", "group"), ("running_var", "torch"), ("residual", "ghost")):
+        model = Uses(how)
+        assert len(convert(model, to)) == 1
+        model(torch.randn(6, 4))

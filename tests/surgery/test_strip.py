@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import steadynorm as sn
+from steadynorm.surgery.replace import keep_in_step_
 
 
 def test_the_bias_moves() -> None:
@@ -93,6 +94,55 @@ def test_an_optimizer_is_kept_in_step(affine: bool) -> None:
     model(torch.randn(5, 3)).sum().backward()
     optimizer.step()
     assert not torch.equal(model[0].bias, before)
+
+
+def test_an_optimizer_that_knows_names() -> None:
+    """Parameters and names stay beside each other; an exception puts both back."""
+    for verb in ("none", "insert"):
+        model = nn.Sequential(nn.Linear(3, 4, bias=verb == "insert"), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2))
+        if verb == "insert":
+            model[1] = nn.ReLU()
+        optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+        (group,) = optimizer.param_groups
+        before = dict(zip(group["param_names"], group["params"], strict=True))
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="in the middle"):
+            patch.setattr(f"steadynorm.surgery.{'strip' if verb == 'none' else 'insert'}.keep_in_step_", failing)
+            change(verb, model, optimizer)
+        assert dict(zip(group["param_names"], group["params"], strict=True)) == before
+        change(verb, model, optimizer)
+        assert len(group["param_names"]) == len(group["params"])
+        named = dict(zip(group["param_names"], map(id, group["params"]), strict=True))
+        assert named == {name: id(parameter) for name, parameter in model.named_parameters()}
+
+
+def change(verb: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    if verb == "none":
+        sn.convert_(model, to="none", optimizer=optimizer)
+    else:
+        sn.insert_(model, torch.randn(2, 3), optimizer=optimizer)
+
+
+def failing(optimizer: torch.optim.Optimizer, *rest: Any) -> None:
+    keep_in_step_(optimizer, *rest)
+    raise RuntimeError("in the middle")
+
+
+class Auxiliary(nn.Module):
+    """The linear layer serves without the norm too, where an argument is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 3, bias=False), nn.BatchNorm1d(3)
+
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        return self.norm(self.linear(x)) if skip is None else self.linear(skip)
+
+
+def test_a_layer_that_serves_otherwise_with_other_arguments() -> None:
+    model = Auxiliary()
+    (change,) = sn.convert_(model, to="none")
+    assert "is used otherwise too" in change.reason
+    assert model.linear.bias is None
 
 
 def test_another_models_optimizer_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.console import Console
 from .. import records
 from ..statistics.command import recalibrated
 from ..statistics.population import ESTIMATORS
-from ..surgery.fold.command import folded
+from ..surgery.folding.command import folded
 
 
 @click.command()
@@ -21,18 +22,21 @@ from ..surgery.fold.command import folded
 @click.option("--estimator", type=click.Choice(ESTIMATORS), default="pooled", show_default=True)
 @click.option("--sequential", is_flag=True, help="Layer after layer: exact, in as many passes over the data.")
 @click.option("--batches", type=click.IntRange(min=1), help="Batches to read.  [default: all]")
-def recalibrate(
-    factory: str, checkpoint: Path, data: str, out: Path, estimator: str, sequential: bool, batches: int | None
-) -> None:
+@click.option(
+    "--unreached",
+    type=click.Choice(["raise", "keep"]),
+    default="raise",
+    show_default=True,
+    help="What to do about layers that no batch reaches: an error, or keep what they have.",
+)
+def recalibrate(factory: str, checkpoint: Path, data: str, out: Path, batches: int | None, **settings: Any) -> None:
     """Give the batch normalization layers of a trained model the statistics of all of the data.
 
     FACTORY is package.module:name of a function that makes the model. Batches are tensors, tuples whose first entry is
     the input, or mappings of keyword arguments. Only weights are read from the checkpoint, nothing else is unpickled.
     """
     console = Console()
-    content, shifts = recalibrated(
-        factory, checkpoint, data, console, estimator=estimator, sequential=sequential, batches=batches
-    )
+    content, shifts = recalibrated(factory, checkpoint, data, console, batches=batches, **settings)
     console.print(str(shifts), soft_wrap=True, highlight=False, markup=False)
     records.replace(out, content)
     console.print(f"wrote {out}", soft_wrap=True, highlight=False)

@@ -57,7 +57,7 @@ def from_keras(
     Raises:
         InvalidArgumentError (a ValueError): no batch normalization of Keras, weights that do not go with it, ndim
             unknown, or count below 2.
-        ModelError (a ValueError): a layer without counterpart, of several axes or with renorm.
+        ModelError (a ValueError): a layer without counterpart, of several axes, with renorm or virtual_batch_size.
 
     Example::
 
@@ -76,6 +76,12 @@ def from_keras(
         raise ModelError(
             f"{who}: expected a layer without renorm, got renorm=True, whose training has no counterpart. Its "
             "inference has: pass its configuration with renorm=False and the weights without the last three."
+        )
+    if config.get("virtual_batch_size"):
+        raise ModelError(
+            f"{who}: expected a layer that normalizes whole batches, got virtual_batch_size="
+            f"{config['virtual_batch_size']}, whose training is that of GhostBatchNorm. Its inference has a "
+            "counterpart: pass its configuration without virtual_batch_size."
         )
     present = {"gamma": config["scale"], "beta": config["center"], "moving_mean": True, "moving_variance": True}
     names = [name for name, there in present.items() if there]

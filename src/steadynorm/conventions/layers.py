@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from operator import index
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ def kind_of(who: str, ndim: int | None, synced: bool) -> type:
 
 
 def check_count(who: str, count: int | None) -> None:
-    if count is not None and (not isinstance(count, int) or count < 2):
+    if count is not None and (not isinstance(count, SupportsIndex) or index(count) < 2):
         raise InvalidArgumentError(
             f"{who}: expected count >= 2, got {count!r}. It is the number of values a channel in a batch of training: "
             "batch size times height times width."
@@ -128,17 +129,20 @@ def check_count(who: str, count: int | None) -> None:
 def one_axis(who: str, axis: Any) -> int:
     """The axis of the channels: a number, or a list of one, as older Keras has it."""
     axes = list(axis) if isinstance(axis, Sequence) else [axis]
-    if len(axes) != 1 or not isinstance(axes[0], int):
+    if len(axes) != 1 or not isinstance(axes[0], SupportsIndex):
         raise InvalidArgumentError(
             f"{who}: expected statistics over all axes but one, got axis={axis!r}. torch's layers have one axis of "
             "channels: reshape the inputs, so that the axes become one."
         )
-    return axes[0]
+    return index(axes[0])
 
 
 def vectors(who: str, given: Mapping[str, Any]) -> dict[str, Array]:
     """Named values as (C,) arrays of one C."""
-    arrays = {name: np.asarray(values) for name, values in given.items()}
+    arrays = {
+        name: np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+        for name, values in given.items()
+    }
     if len({array.shape for array in arrays.values()}) != 1 or any(array.ndim != 1 for array in arrays.values()):
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise InvalidArgumentError(f"{who}: expected one value a channel each, got {shapes}. Pass one layer's values.")

@@ -38,19 +38,22 @@ def adapt_(
         target_data: batches of the target domain, without labels or with them; otherwise as in `recalibrate_`.
         weight: w, of the target, in (0, 1]; 1 forgets the source. With n target examples and a source that counts as N
             of them, w = n / (N + n).
-        call, batches, sequential, unreached, process_group: as in `recalibrate_`. With `sequential` the layers in front
-            have the mix already.
+        call, batches, unreached, process_group: as in `recalibrate_`.
+        sequential: as there, and recommended for a weight below 1: with it the layers in front have the mix already, as
+            they will in use. Without it deeper layers are measured behind layers that normalize by the target's
+            statistics alone, and then run behind the mix, for which theirs are not the right ones.
 
     Returns:
         As `recalibrate_`; a large shift says where the domains differ.
 
     Raises:
         InvalidArgumentError (a ValueError): a weight outside (0, 1]; the rest as `recalibrate_`.
-        ModelError (a ValueError), SynchronizationError (a RuntimeError): as there. The model is as before.
+        ModelError (a ValueError), SynchronizationError (a RuntimeError): as there; and old statistics that are inf or
+            nan with a weight below 1. The model is as before.
 
     Example::
 
-        sn.adapt_(model, night_images, weight=0.8)
+        sn.adapt_(model, night_images, weight=0.8, sequential=True)
 
     Reference: Li, Wang, Shi, Liu & Hou 2016, arXiv:1603.04779 (AdaBN, w = 1); Schneider, Rusak, Eck, Bringmann,
     Brendel & Bethge 2020, arXiv:2006.16971, sec. 3 (the mix).

@@ -35,7 +35,7 @@ def combine(parts: Iterable[nn.Module | State], *, weights: Sequence[float] | No
         weights: one a part, finite and at least 0, such as the number of its examples; divided by their sum here. A
             part of weight 0 does not count, whatever it holds. By default each layer's num_batches_tracked is its
             weight, and everything but statistics has to be the same in all parts: the same network with the statistics
-            of several domains or ranks.
+            of several domains or ranks. A layer whose counts are all 0 has to be the same too.
 
     Returns:
         A state dict that loads strictly into such a model, on the device of the first part that counts.
@@ -46,7 +46,7 @@ def combine(parts: Iterable[nn.Module | State], *, weights: Sequence[float] | No
     Raises:
         InvalidArgumentError (a ValueError): no part, parts that differ in names, shapes or dtypes, no running
             statistics, weights that are not one a part, negative, not finite or all 0, or entries that differ and have
-            no mean.
+            no mean, or statistics beyond their dtype.
 
     Example::
 
@@ -88,15 +88,19 @@ def _merge(layer: str, states: list[State], shares: list[float] | None) -> dict[
     if shares is None and len(counts) < len(states):
         _refuse(f"layers that count their batches, or {layer + TRACKED!r}", "neither", "Pass weights=.")
     own = counts if shares is None else shares
+    if shares is None and not any(own) and all(_agree(layer + name, states) for name in (MEAN, VAR)):
+        own = [1] * len(own)  # frozen, or from a framework that does not count, and the same
     if min(own) < 0 or max(own) == 0:
         _refuse(f"{layer + TRACKED!r} above 0 in a part, and below in none", f"{own}", "Train first, or pass weights=.")
     wide = statistics_dtype(mean.device)
-    weights = torch.tensor(own, dtype=wide, device=mean.device)[:, None]
+    weights = torch.tensor(own, dtype=wide, device=mean.device).reshape(-1, *[1] * mean.dim())
     means, variances = (
         torch.stack([state[layer + name].to(mean.device, wide) for state in states]) for name in (MEAN, VAR)
     )
     pooled = dict(zip((MEAN, VAR), pool(weights, means, variances), strict=True))
-    result = {layer + name: value.to(states[0][layer + name].dtype) for name, value in pooled.items()}
+    result = {
+        layer + name: _narrowed(layer + name, value, states[0][layer + name].dtype) for name, value in pooled.items()
+    }
     if counts:
         count = sum(counts) if shares is None else max(counts)
         result[layer + TRACKED] = states[0][layer + TRACKED].clone().fill_(count)
@@ -123,6 +127,22 @@ def _mean(name: str, values: list[Any], shares: list[float] | None) -> Any:
     return average(weights.reshape(-1, *[1] * first.dim()), stacked).to(first.dtype)
 
 
+def _narrowed(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A pooled statistic in its dtype, if that holds it: a variance may be beyond those of the parts."""
+    narrow = value.to(dtype)
+    if (value.isfinite() & ~narrow.isfinite()).any():
+        _refuse(
+            f"{name!r} to fit into {narrow.dtype}",
+            f"{value.abs().nan_to_num(0, 0, 0).max():.3g}",
+            "Convert the parts, as by model.float(), first.",
+        )
+    return narrow
+
+
+def _agree(name: str, states: list[State]) -> bool:
+    return all(_same(states[0][name], state[name]) for state in states)
+
+
 def _same(one: Any, other: Any) -> bool:
     """Whether two entries are equal, nan included."""
     if not isinstance(one, Tensor):
@@ -144,7 +164,10 @@ def _states(parts: Any) -> list[State]:
 
 
 def _checked(weights: Sequence[float], parts: int) -> list[float]:
-    shares = [float(weight) for weight in weights]
+    try:
+        shares = [float(weight) for weight in weights]
+    except (TypeError, ValueError):
+        _refuse("weights that are numbers", f"{weights!r}", "They are the parts' shares of the data.")
     if len(shares) != parts:
         _refuse(f"{parts} weights, one a part", f"{len(shares)}", "A part that should not count has weight 0.")
     if not all(0 <= share < float("inf") for share in shares) or not any(shares):

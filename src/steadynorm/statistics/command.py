@@ -51,7 +51,7 @@ class _Watched:
     def __init__(self, data: Iterable[Any], batches: int | None, progress: Progress) -> None:
         self._data = data
         self._progress = progress
-        lengths = [length for length in (batches, getattr(data, "__len__", lambda: None)()) if length is not None]
+        lengths = [length for length in (batches, _length(data)) if length is not None]
         self._task = progress.add_task("", total=min(lengths, default=None))
         self._passes = 0
 
@@ -61,3 +61,11 @@ class _Watched:
         for batch in self._data:
             yield batch
             self._progress.advance(self._task)
+
+
+def _length(data: Any) -> int | None:
+    """How many batches there are; None where data do not say, as a DataLoader of an IterableDataset, which raises."""
+    try:
+        return len(data)
+    except TypeError:
+        return None

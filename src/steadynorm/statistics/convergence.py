@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from .population import Population
+from .population import Population, variances
 from .sites import Site
 
 LEAST = 4
@@ -48,5 +48,4 @@ class Convergence:
 
     def _statistics(self, name: str, population: Population) -> tuple[Tensor, Tensor]:
         mean, spread = population.estimate("pooled")
-        var = spread if spread.dim() == 1 else spread.diagonal(dim1=1, dim2=2).flatten()
-        return mean, (var + self._sites[name].layer.eps).sqrt()
+        return mean, (variances(spread) + self._sites[name].layer.eps).sqrt()

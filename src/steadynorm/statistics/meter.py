@@ -9,9 +9,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..errors import ModelError
 from .population import Population, measured
+from .probe import is_known, normalizes_its_input
 from .sites import Site
 
 
@@ -24,15 +26,22 @@ Call = tuple[str, int]
 
 
 class Meter:
-    """Measures what reaches layers, each of which then normalizes by its batch, or by what it is settled at."""
+    """Measures what reaches layers: all of them, each normalizing by its batch, or one, with all as they are.
 
-    def __init__(self, found: list[Site]) -> None:
+    Attributes:
+        found: what was measured, by call.
+        behind: while all are measured, for each layer in the order of first calls, the layers that were called before
+            one of its calls; itself where it was called several times in a forward.
+    """
+
+    def __init__(self, who: str, found: list[Site]) -> None:
+        self._who = who
         self._sites = found
         self._seen: Counter[str] = Counter()
-        self._settled: set[Call] = set()
-        self._values: dict[str, tuple[Tensor, Tensor]] = {}
-        self._wanted: Call | None = None
+        self._wanted: str | None = None
+        self._trusted = {site.name for site in found if is_known(site.layer)}
         self.found: dict[Call, Population] = {}
+        self.behind: dict[str, set[str]] = {}
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -45,15 +54,10 @@ class Meter:
             for hook in hooks:
                 hook.remove()
 
-    def want(self, call: Call) -> None:
-        """From now on only this call is measured, anew, and each forward ends there."""
-        self._wanted = call
+    def want(self, name: str) -> None:
+        """From now on only this layer is measured, anew, and layers go by the statistics that they have."""
+        self._wanted = name
         self.found = {}
-
-    def settle(self, call: Call, values: tuple[Tensor, Tensor]) -> None:
-        """From now on the layer goes by these statistics, in this call and those settled before."""
-        self._settled.add(call)
-        self._values[call[0]] = values
 
     def forward(self, run: Callable[[Any], None], batch: Any) -> None:
         self._seen.clear()
@@ -70,18 +74,35 @@ class Meter:
         return {name: Population.merge(of_calls) for name, of_calls in parts.items()}
 
     @torch.no_grad()  # whatever the model does with gradients
-    def _before(self, site: Site, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        call = site.name, self._seen[site.name]
-        self._seen[site.name] += 1
-        if call in self._settled:
-            site.write(*self._values[site.name])
+    def _before(self, site: Site, layer: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        name, call = site.name, (site.name, self._seen[site.name])
+        if self._wanted is None:
+            self.behind.setdefault(name, set()).update(self._seen)
+        self._seen[name] += 1
+        if self._wanted not in (None, name):
             return
-        batch = measured(layer, args[0] if args else kwargs.get("input"), kwargs.get("mask"))
+        x, rest = args[0] if args else kwargs.get("input"), {k: v for k, v in kwargs.items() if args or k != "input"}
+        batch = measured(layer, x, kwargs.get("mask"))
+        if name not in self._trusted:
+            self._probe(site, x if batch is not None else None, args[1:], rest)
         if batch is None:
             return  # the layer will say what it expected
-        if self._wanted in (None, call):
-            new = Population.of_batch(batch)
-            self.found[call] = Population.merge([self.found[call], new]) if call in self.found else new
-        if call == self._wanted:
+        new = Population.of_batch(batch)
+        self.found[call] = Population.merge([self.found[call], new]) if call in self.found else new
+        if self._wanted is None:
+            site.go_by(batch, self.found[call].pooled)
+        elif name not in self.behind.get(name, ()):
             raise _Reached
-        site.go_by(batch)
+
+    def _probe(self, site: Site, x: Tensor | None, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Raises ModelError for a layer that normalizes something else than what it is given."""
+        if x is not None and normalizes_its_input(site, x, args, kwargs):
+            if x.numel() > 0:
+                self._trusted.add(site.name)
+            return
+        kind = f"{type(site.layer).__module__}.{type(site.layer).__qualname__}"
+        raise ModelError(
+            f"{self._who}: expected layers that normalize dimension 1 of what they are given, (N, C, *) with "
+            f"C={site.layer.num_features}, got {kind} at {site.place}, whose own forward does something else. Move "
+            "what it does with its input into a layer before it, and put torch's or steadynorm's layer there."
+        )

@@ -85,6 +85,11 @@ class Population:
 _FIELDS = ("count", "mean", "m2")
 
 
+def variances(spread: Tensor) -> Tensor:
+    """(C,), of a variance (C,) or a covariance (G, d, d)."""
+    return spread if spread.dim() == 1 else spread.diagonal(dim1=1, dim2=2).flatten()
+
+
 def measured(layer: nn.Module, x: Any, mask: Any) -> Moments | None:
     """Moments (C,) of the real elements of what a layer is given; None for what it will refuse."""
     if not isinstance(x, Tensor) or x.dim() < 2 or not x.is_floating_point() or x.shape[1] != layer.num_features:
@@ -94,9 +99,10 @@ def measured(layer: nn.Module, x: Any, mask: Any) -> Moments | None:
     elif mask is not None:
         mask = as_mask(layer._speaker(), mask, x)
     x = dense(x)
-    if isinstance(layer, whitening.WhiteningBatchNorm):
-        return _comoments(x, mask, layer.group_size)
-    found = serving(x, mask).moments(x, mask)
+    with torch.autocast(x.device.type, enabled=False):  # which would multiply matrices in 16 bits
+        if isinstance(layer, whitening.WhiteningBatchNorm):
+            return _comoments(x, mask, layer.group_size)
+        found = serving(x, mask).moments(x, mask)
     return Moments(found.count[0], found.mean[0], found.m2[0])
 
 

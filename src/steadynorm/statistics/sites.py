@@ -17,7 +17,7 @@ from ..moments import Moments, statistics_dtype
 from ..nn import WhiteningBatchNorm
 from ..nn.renorm import _BatchRenorm
 from ..walk import batch_norms
-from .population import Comoments, Population
+from .population import Comoments, Population, variances
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,35 @@ class Site:
         """Where the layer is, for messages."""
         return repr(self.name) if self.name else "the model itself"
 
-    def go_by(self, batch: Moments) -> None:
-        """Has the layer, in eval mode, normalize by a batch; where that has too few values, by its old statistics."""
-        wide = batch.m2 / batch.count[:1].clamp(min=1) if isinstance(batch, Comoments) else batch.var
-        least = self.spread.shape[-1] if isinstance(batch, Comoments) else 1
-        enough = batch.count > least
-        self.write(
-            torch.where(enough, batch.mean, self.old_mean),
-            torch.where(enough if wide.dim() == 1 else enough[0], wide, self.old_spread),
-        )
+    def go_by(self, *choices: Moments) -> None:
+        """Has the layer, in eval mode, normalize by the first that has enough values, or by its old statistics."""
+        mean, spread = self.old_mean, self.old_spread
+        for moments in reversed(choices):
+            wide = moments.m2 / moments.count[:1].clamp(min=1) if isinstance(moments, Comoments) else moments.var
+            enough = moments.count > (self.spread.shape[-1] if isinstance(moments, Comoments) else 1)
+            mean = torch.where(enough, moments.mean, mean)
+            spread = torch.where(enough if wide.dim() == 1 else enough[0], wide, spread)
+        self.write(mean, spread)
 
     def write(self, mean: Tensor, spread: Tensor) -> None:
         self.mean.copy_(mean)
         self.spread.copy_(spread)
+
+    def moved(self, before: tuple[Tensor, Tensor], now: tuple[Tensor, Tensor]) -> float:
+        """How far statistics went in standard deviations, at most over channels and pairs of them, beyond rounding."""
+        eps = torch.finfo(self.mean.dtype).eps
+        var = (variances(now[1]) + self.layer.eps).clamp(min=torch.finfo(now[1].dtype).tiny)
+        sd = var.sqrt().reshape(*now[1].shape[:2], *[1] * (now[1].dim() - 2))
+        scale = var if now[1].dim() == 1 else sd * sd.mT
+        mean = (now[0] - before[0]).abs() - 4 * eps * now[0].abs()
+        spread = (now[1] - before[1]).abs() / scale - 4 * eps
+        return max(float((mean.reshape(sd.shape) / sd).max()), float(spread.max()), 0.0)
+
+    def unit(self) -> tuple[Tensor, Tensor]:
+        """Mean 0 and variance 1."""
+        flat = self.old_spread.dim() == 1
+        spread = torch.ones_like(self.old_spread) if flat else torch.eye(self.spread.shape[-1]).to(self.old_spread)
+        return torch.zeros_like(self.old_mean), spread.expand_as(self.old_spread)
 
     def mixed(self, mean: Tensor, spread: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """New statistics with that weight beside the old ones, which do not matter where it is 1."""
@@ -119,7 +135,7 @@ def evaluating(model: nn.Module, found: list[Site]) -> Iterator[None]:
     try:
         for module, _ in modes:
             module.training = False  # not eval(), which a module may have made to do more
-        with torch.no_grad(), _as_written():
+        with torch.no_grad(), as_written():
             yield
     except BaseException:
         with torch.no_grad():
@@ -131,7 +147,7 @@ def evaluating(model: nn.Module, found: list[Site]) -> Iterator[None]:
             module.training = training
 
 
-def _as_written() -> AbstractContextManager[Any]:
+def as_written() -> AbstractContextManager[Any]:
     """In the context compiled modules run without their compiled code, which would not see hooks."""
     if "torch._dynamo" not in sys.modules:
         return nullcontext()  # nothing is compiled, and importing the compiler takes seconds

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..errors import InvalidArgumentError
+from ..errors import InvalidArgumentError, ModelError
 from ..masks import as_mask
 from ..moments import measure
 from ..nn import WhiteningBatchNorm
 from ..nn.batchnorm import _BatchNorm
 from ..walk import batch_norms
+from .sites import as_written
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def weigh_examples(model: nn.Module, weight: float) -> Iterator[None]:
     output does not depend on the others'. Gradients go through m_i and v_i.
 
     Layers in train mode and layers without running statistics are as always, and `FrozenBatchNorm` is. Parameters,
-    statistics and modes do not change.
+    statistics and modes do not change. Compiled models run without their compiled code.
 
     Args:
         model: any model; torch's layers take part.
@@ -39,6 +40,7 @@ def weigh_examples(model: nn.Module, weight: float) -> Iterator[None]:
     Raises:
         InvalidArgumentError (a ValueError): a weight outside [0, 1], no batch normalization layer, or a whitening
             layer, whose statistics are not channel by channel.
+        ModelError (a ValueError), in a forward: a layer whose input comes by another name than ``input``.
 
     Example::
 
@@ -58,22 +60,39 @@ def weigh_examples(model: nn.Module, weight: float) -> Iterator[None]:
                 "the part of the model that holds the other layers."
             )
 
-    def before(layer: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    hooks = []
+    try:
+        for name, layer in layers.items():
+            hooks.append(layer.register_forward_pre_hook(_Weighing(name, weight), with_kwargs=True))
+        with as_written():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def is_weighed(layer: nn.Module) -> bool:
+    return any(isinstance(hook, _Weighing) for hook in layer._forward_pre_hooks.values())
+
+
+class _Weighing(NamedTuple):
+    """The hook before a layer, by its name in the model."""
+
+    name: str
+    weight: float
+
+    def __call__(self, layer: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         if layer.training or layer.running_mean is None or layer.running_var is None:
             return None
         mask = kwargs.get("mask") if isinstance(layer, _BatchNorm) else None
         if args:
-            return (_weighed(layer, args[0], mask, weight), *args[1:]), kwargs
-        return args, {**kwargs, "input": _weighed(layer, kwargs["input"], mask, weight)}
-
-    hooks = []
-    try:
-        for layer in layers.values():
-            hooks.append(layer.register_forward_pre_hook(before, with_kwargs=True))
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+            return (_weighed(layer, args[0], mask, self.weight), *args[1:]), kwargs
+        if "input" not in kwargs:
+            raise ModelError(
+                f"weigh_examples: expected the input of {self.name!r} first, or as input=, got "
+                f"{', '.join(kwargs) or 'nothing'}. Name the argument of the layer's forward so."
+            )
+        return args, {**kwargs, "input": _weighed(layer, kwargs["input"], mask, self.weight)}
 
 
 def _weighed(layer: Any, x: Tensor, mask: Tensor | None, weight: float) -> Tensor:

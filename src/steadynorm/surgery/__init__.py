@@ -2,7 +2,7 @@
 
 from .changes import Change, Changes
 from .convert import convert_
-from .fold import Folded, fold
+from .folding import Folded, fold
 from .freeze import freeze_, unfreeze_
 from .fuse import fuse_activations_
 from .insert import insert_

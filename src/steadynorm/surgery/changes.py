@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 from torch import nn
 
+from ..nn import FrozenBatchNorm
+
 
 class Change(NamedTuple):
     """One layer: its name in the model ("" for the model itself), what it was, what it is now, and why or at what cost.
 
-    `before` and `after` are the same for a layer that was kept.
+    `before` and `after` are the same for a layer that was kept, or whose settings changed.
     """
 
     name: str
@@ -20,8 +22,19 @@ class Change(NamedTuple):
     reason: str = ""
 
     def __str__(self) -> str:
-        what = f"{self.before} kept" if self.before == self.after else f"{self.before} → {self.after}"
+        return self._told(f"{self.before} changed" if self.before == self.after else f"{self.before} → {self.after}")
+
+    def _told(self, what: str) -> str:
         return f"{self.name or '(the model)'}: {what}{f' ({self.reason})' if self.reason else ''}"
+
+
+class _Kept(Change):
+    """A layer that was kept."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self._told(f"{self.before} kept")
 
 
 class Changes(list[Change]):
@@ -33,7 +46,7 @@ class Changes(list[Change]):
 
     def __init__(self, made: Iterable[Change] = (), kept: Iterable[Change] = ()) -> None:
         super().__init__(made)
-        self.kept = list(kept)
+        self.kept: list[Change] = [_Kept(*change) for change in kept]
 
     def __repr__(self) -> str:
         lines = [f"{len(self)} changed, {len(self.kept)} kept", *map(str, self), *map(str, self.kept)]
@@ -49,3 +62,9 @@ def kind(layer: nn.Module) -> str:
         if home.startswith(inside):
             home = public
     return f"{home}.{type(layer).__qualname__}"
+
+
+def kept_frozen(name: str, layer: nn.Module) -> Change:
+    """A layer that stays because it is frozen, by us or by another library."""
+    why = "frozen; unfreeze_ it first" if isinstance(layer, FrozenBatchNorm) else "frozen by its library"
+    return Change(name, kind(layer), kind(layer), why)

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from ..errors import InvalidArgumentError, ModelError, SteadynormError
-from ..nn import FrozenBatchNorm
 from ..nn.convertible import dimensions
+from ..nn.layer import Layer
 from ..walk import batch_norms
-from .changes import Change, Changes, kind
-from .observe import Passage, observe
+from .changes import Change, Changes, kept_frozen, kind
+from .flow import Flow, flows
+from .observe import Passage, example_of, observe
 from .replace import FilterFn, all_or_nothing, become_, check_model
-from .sources import epilogue, foreign, is_frozen, is_timms, obstacle
+from .sources import STATE, STATISTICS, epilogue, gives_back_activation, is_frozen, is_timms, obstacle
 from .strip import strip_
 from .targets import FAMILY, SETTINGS, TARGETS, Source, build, groups_of
 
@@ -24,7 +25,6 @@ COSTS = {
     "layer": "one group of all channels and positions; running statistics and their eval mode are gone; train again",
     "instance": "running statistics and their eval mode are gone; train again",
 }
-FROZEN = "frozen; unfreeze_ it first"
 
 
 def convert_(
@@ -63,8 +63,8 @@ def convert_(
         model: not wrapped (DistributedDataParallel, FSDP), not compiled and not scripted.
         to: the kind of layer, from the table.
         filter_fn: filter_fn(layer, name) says whether a layer is meant; by default all are.
-        example_inputs: a tensor, or a tuple of the model's arguments, with which it runs once in eval mode, hooks
-            included: where the shapes of the layers' inputs decide.
+        example_inputs: what the model is called with, where the shapes of the layers' inputs decide: a tensor, a tuple
+            or list of arguments, or a dict of keyword arguments. A copy runs on it once in eval mode, hooks included.
         optimizer: of the model's parameters. Only "none" removes and adds parameters; without it the optimizer keeps
             the removed ones, which get no gradient, and does not know the added ones.
         settings: of the new layers, from the table.
@@ -74,10 +74,11 @@ def convert_(
 
     Raises:
         InvalidArgumentError (a ValueError): no batch normalization layer, an unknown `to` or setting, one that is
-            missing or out of range, or an optimizer of other parameters.
+            missing or out of range, an optimizer of other parameters, or an example that the model does not take.
         ModelError (a ValueError): a wrapped model, or layers that cannot become the new kind, each with the reason:
-            its own forward, an activation or single_value="running" that the new one has not, unknown dimensions, an
-            input of which the new one would leave nothing. The model is as before.
+            methods of its own, an activation or single_value="running" that the new one has not, unknown dimensions,
+            an input of which the new one would leave nothing, arguments or state that the model's code uses (which is
+            seen where torch.fx can trace the model; "none" needs that). The model is as before.
 
     Example::
 
@@ -103,9 +104,11 @@ def converted(
     _check_settings(who, to, settings)
     sources, kept = _sources(who, model, to, filter_fn, settings)
     sources, passages = _measured(who, model, sources, example_inputs)
-    refuse(who, [(source, _loss(source, to, settings, passages.get(source.layer))) for source in sources])
+    reasons = [(source, _loss(source, to, settings, passages.get(source.layer))) for source in sources]
+    refuse(who, reasons)
+    refuse(who, list(zip(sources, _misfits(who, model, sources, to), strict=True)))
     new = [_built(who, source, to, settings) for source in sources]
-    made = [Change(s.name, kind(s.layer), kind(n), COSTS.get(to, "")) for s, n in zip(sources, new, strict=True)]
+    made = [_change(source.layer, layer, source.name, to, settings) for source, layer in zip(sources, new, strict=True)]
     if to == "none":
         return Changes(strip_(who, model, sources, new, optimizer), kept)
     with all_or_nothing(model):
@@ -115,6 +118,11 @@ def converted(
         for layer in new:
             _forget_gradients(layer)
     return Changes(made, kept)
+
+
+def _change(layer: nn.Module, new: nn.Module, name: str, to: str, settings: dict[str, Any]) -> Change:
+    told = ", ".join(f"{name}={value!r}" for name, value in settings.items()) if kind(layer) == kind(new) else ""
+    return Change(name, kind(layer), kind(new), COSTS.get(to, told))
 
 
 def _forget_gradients(layer: nn.Module) -> None:
@@ -150,14 +158,7 @@ def _sources(
     sources, kept = [], []
     for name, module in model.named_modules():
         if is_frozen(module):
-            kept.append(
-                Change(
-                    name,
-                    kind(module),
-                    kind(module),
-                    FROZEN if isinstance(module, FrozenBatchNorm) else "frozen by its library",
-                )
-            )
+            kept.append(kept_frozen(name, module))
         elif not isinstance(module, nn.modules.batchnorm._BatchNorm):
             continue
         elif filter_fn is not None and not filter_fn(module, name):
@@ -177,7 +178,7 @@ def _measured(
     """With an example: the sources with their dimensions where only the input tells, and what passes through them."""
     if example_inputs is None:
         return sources, {}
-    passages = observe(who, model, example_inputs, [source.layer for source in sources])
+    passages = observe(who, model, example_of(who, example_inputs), [source.layer for source in sources])
     told = {layer: max(len(seen[0].input) - 2, 1) for layer, seen in passages.items() if seen}
     return [s._replace(dimensions=s.dimensions or told.get(s.layer)) for s in sources], passages
 
@@ -202,7 +203,7 @@ def _loss(source: Source, to: str, settings: dict[str, Any], seen: list[Passage]
     if to == "none":
         return None
     plain = to in ("torch", "group", "layer", "instance")
-    if plain and epilogue(layer) and not (to == "torch" and foreign(layer) is not None):
+    if plain and epilogue(layer) and not (to == "torch" and gives_back_activation(layer)):
         named = "" if is_timms(layer) else f" {layer.activation!r}"
         return f"its activation{named} would be lost"
     if to == "torch" and getattr(layer, "single_value", "raise") != "raise":
@@ -210,6 +211,41 @@ def _loss(source: Source, to: str, settings: dict[str, Any], seen: list[Passage]
     if source.dimensions is None and to not in ("sync", "group", "layer"):
         return "it does not know whether it takes 1, 2 or 3 dimensions; pass example_inputs"
     return None if to in FAMILY else _erased(layer, to, settings, seen)
+
+
+def _misfits(who: str, model: nn.Module, sources: list[Source], to: str) -> list[str | None]:
+    """Why the model's own code would not do with the new layers; None for each layer with which it would.
+
+    It is looked at by torch.fx where arguments or state could be missed; where that sees nothing, nothing is known.
+    """
+    if to == "frozen":
+        return [_shared(model, source.layer, {s.layer for s in sources}) for source in sources]
+    ours = any(isinstance(source.layer, Layer) for source in sources)
+    if to in FAMILY and not (to == "torch" and ours):
+        return [None] * len(sources)
+    try:
+        graphs = flows(who, model)
+    except ModelError:
+        graphs = []
+    return [_misfit(source.layer, graphs, to) for source in sources]
+
+
+def _misfit(layer: nn.Module, graphs: list[Flow], to: str) -> str | None:
+    extras = {name for flow in graphs for name in flow.extras(layer)}
+    if extras:
+        return f"the model calls it with {', '.join(sorted(extras))}, which the new layer does not take"
+    missing = {"none": {*STATE, *STATISTICS}, "torch": set()}.get(to, STATISTICS)
+    read = {name for flow in graphs for name in flow.read.get(layer, ())} & missing
+    return f"the model's code reads its {', '.join(sorted(read))}, which the new layer has not" if read else None
+
+
+def _shared(model: nn.Module, layer: nn.Module, frozen: set[nn.Module]) -> str | None:
+    """Whether a parameter also belongs to a layer that goes on learning."""
+    own = set(map(id, layer.parameters()))
+    for name, module in model.named_modules():
+        if module not in frozen and any(id(parameter) in own for parameter in module.parameters(recurse=False)):
+            return f"it shares a parameter with {name!r}, which is not to be frozen"
+    return None
 
 
 def _erased(

@@ -46,7 +46,9 @@ def unfreeze_(model: nn.Module, *, filter_fn: FilterFn | None = None) -> Changes
     """Makes layers that `freeze_` froze what they were, with the parameters that they had.
 
     So an optimizer built before goes on. Values, device and dtype are those that the frozen layers have now: a state
-    dict loaded meanwhile, or a move, counts.
+    dict loaded meanwhile, or a move, counts. `requires_grad` is what it was before freezing: a model's
+    `requires_grad_(False)` does not reach frozen layers. Nor does a cast to 16 bits, which widens them: a layer that
+    was float32 is float32 again.
 
     Args:
         model: as of `freeze_`.
@@ -56,7 +58,8 @@ def unfreeze_(model: nn.Module, *, filter_fn: FilterFn | None = None) -> Changes
         What changed and what was kept, with reasons; printable.
 
     Raises:
-        ModelError (a ValueError): no frozen layer, or a wrapped model. The model is as before.
+        ModelError (a ValueError): no frozen layer, a wrapped model, values of another shape or on the meta device, or
+            a layer that shares parameters with one that would stay frozen. The model is as before.
 
     Example::
 
@@ -77,14 +80,31 @@ def unfreeze_(model: nn.Module, *, filter_fn: FilterFn | None = None) -> Changes
         else:
             made.append(Change(name, kind(layer), kind(original)))
             pairs.append((layer, original))
+    _check_shared(who, model, [original for _, original in pairs])
     values = [pair for layer, original in pairs for pair in _values(who, layer, original)]
     with all_or_nothing(model):
+        for tensor, value in values:
+            _put_back(tensor, value)
         for layer, original in pairs:
             carry(layer, original)
+            if (tracks := layer.__dict__.get("track_running_stats")) is not None:
+                original.track_running_stats = tracks  # a hold_statistics, left meanwhile, says so to the layer
             become_(layer, original)
-    for tensor, value in values:
-        _put_back(tensor, value)
     return Changes(made, kept)
+
+
+def _check_shared(who: str, model: nn.Module, thawed: list[nn.Module]) -> None:
+    """Raises ModelError where a layer that stays frozen has a parameter of one that is to learn again."""
+    known = {id(parameter) for original in thawed for parameter in original.parameters()}
+    frozen = [(name, layer._original) for name, layer in model.named_modules() if isinstance(layer, FrozenBatchNorm)]
+    for name, original in frozen:
+        if original is None or any(original is one for one in thawed):
+            continue
+        if any(id(parameter) in known for parameter in original.parameters()):
+            raise ModelError(
+                f"{who}: expected layers that share a parameter to be unfrozen together, got {name!r} left frozen, "
+                "which would undo what the others learn. Let filter_fn take all of them, or none."
+            )
 
 
 def _values(who: str, layer: FrozenBatchNorm, original: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -99,10 +119,16 @@ def _values(who: str, layer: FrozenBatchNorm, original: nn.Module) -> list[tuple
                 f"{who}: expected {name} of shape {tuple(tensor.shape)}, as it was frozen, got {tuple(value.shape)} in "
                 f"{layer}. Freeze a layer of that shape instead."
             )
+        if tensor.is_meta != value.is_meta:
+            raise ModelError(
+                f"{who}: expected {name} where values are, got it on {value.device} and on {tensor.device} before it "
+                f"was frozen, in {layer}. Move a model to or from the meta device while it is not frozen."
+            )
         pairs.append((tensor, value))
     return pairs
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def _put_back(tensor: Tensor, value: Tensor) -> None:
     """Into the same memory, or the same tensor where the layer is elsewhere or of another dtype now.

@@ -9,22 +9,23 @@ from torch import nn
 from ..nn.convertible import dimensions
 from ..nn.layer import Layer
 from ..walk import batch_norms
-from .changes import Change, Changes, kind
+from .changes import Change, Changes, kept_frozen, kind
 from .flow import Flow, flows
 from .replace import FilterFn, all_or_nothing, become_, carry, check_model, original_of
-from .sources import activation, epilogue, obstacle
+from .sources import activation, epilogue, is_frozen, obstacle
 from .targets import Source, build
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+from .tracing import has_hooks
 
 
 def fuse_activations_(model: nn.Module, *, filter_fn: FilterFn | None = None) -> Changes:
     """Lets each batch normalization layer apply the activation module that follows it; torch's layers become ours.
 
     The output is written once instead of twice, and less is kept for the backward pass. The activation module becomes
-    Identity; names and state dicts stay. Safe means: torch.fx sees, in train and in eval mode, that the layer is called
-    once, that nothing else takes its output, that the module is called nowhere else, and neither has hooks. Everything
-    else is kept, with the reason. An activation called as a function is in the model's own code, which stays.
+    Identity; names and state dicts stay. Safe means: torch.fx sees, in train and in eval mode, with the forward's
+    defaults and with other arguments in their place, that the layer is called once, that nothing else takes its output
+    and no code keeps it, that the module is called nowhere else, and neither has hooks. Everything else is kept, with
+    the reason. An activation called as a function is in the model's own code, which stays. A copy is traced, so that
+    the model's own counters and lists stay; its forward must not depend on more than its arguments and the mode.
 
     Args:
         model: one that torch.fx can trace; not wrapped, not compiled and not scripted.
@@ -35,7 +36,8 @@ def fuse_activations_(model: nn.Module, *, filter_fn: FilterFn | None = None) ->
 
     Raises:
         InvalidArgumentError (a ValueError): no batch normalization layer.
-        ModelError (a ValueError): a wrapped model, or one that torch.fx cannot trace. The model is as before.
+        ModelError (a ValueError): a wrapped model, or one that torch.fx cannot trace or copy.deepcopy copy. The model
+            is as before.
 
     Example::
 
@@ -43,9 +45,13 @@ def fuse_activations_(model: nn.Module, *, filter_fn: FilterFn | None = None) ->
     """
     who = "fuse_activations_"
     check_model(who, model)
-    layers, graphs = batch_norms(who, model), flows(who, model)
     names = {module: name for name, module in model.named_modules()}
-    made, kept, turned = [], [], []
+    made, turned = [], []
+    kept = [kept_frozen(name, module) for module, name in names.items() if is_frozen(module)]
+    layers = {name: layer for layer, name in names.items() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
+    if not layers and not kept:
+        batch_norms(who, model)
+    graphs = flows(who, model)
     for name, layer in layers.items():
         meant = filter_fn is None or filter_fn(layer, name)
         found = _follower(graphs, layer, names) if meant else "filter_fn"
@@ -82,7 +88,7 @@ def _own(layer: nn.Module) -> str | None:
         return "it applies an activation already"
     if not isinstance(layer, Layer) and dimensions(layer) is None:
         return "synchronized by torch; convert it first, to 'sync'"
-    return "it has hooks, which see its output" if _has_hooks(layer) else None
+    return "it has hooks, which see its output" if has_hooks(layer) else None
 
 
 def _follower(graphs: list[Flow], layer: nn.Module, names: dict[nn.Module, str]) -> nn.Module | str:
@@ -96,6 +102,8 @@ def _follower(graphs: list[Flow], layer: nn.Module, names: dict[nn.Module, str])
             users = list(call.users)
             if len(users) != 1:
                 return f"its output is used {len(users)} times"
+            if call in flow.stored:
+                return "its output is kept, or seen by a hook, beside what follows"
             follower = flow.layer(users[0])
             if follower is None or activation(follower) is None:
                 return f"followed by {_described(users[0], follower)}"
@@ -103,9 +111,13 @@ def _follower(graphs: list[Flow], layer: nn.Module, names: dict[nn.Module, str])
     if len(found) != 1:
         return "followed by different activations in train and eval mode" if found else "it is not called"
     follower = found.pop()
+    if any({layer, follower} & flow.inside for flow in graphs):
+        return f"it, or its activation {names[follower]}, is in a layer that torch.fx does not look into"
+    if isinstance(follower, nn.Sigmoid) and any("mask" in flow.extras(layer) for flow in graphs):
+        return "masked elements would be 0 behind the sigmoid too"
     if any(len(flow.calls.get(follower, ())) != len(flow.calls.get(layer, ())) for flow in graphs):
         return f"its activation {names[follower]} is called elsewhere too"
-    return f"its activation {names[follower]} has hooks" if _has_hooks(follower) else follower
+    return f"its activation {names[follower]} has hooks" if has_hooks(follower) else follower
 
 
 def _described(node: torch.fx.Node, layer: nn.Module | None) -> str:
@@ -114,7 +126,3 @@ def _described(node: torch.fx.Node, layer: nn.Module | None) -> str:
     if node.op == "output":
         return "nothing, it is an output of the model"
     return f"{getattr(node.target, '__name__', node.target)}, called as a function"
-
-
-def _has_hooks(layer: nn.Module) -> bool:
-    return any(layer.__dict__.get(name) for name in HOOKS)

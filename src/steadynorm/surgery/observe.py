@@ -1,16 +1,17 @@
-"""What passes through layers when the model runs once on an example."""
+"""What passes through layers when a copy of the model runs once on an example."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from ..errors import ModelError
+from ..errors import InvalidArgumentError, ModelError
+from .folding.proof import Example as Example
 
 
 class Passage(NamedTuple):
@@ -20,41 +21,70 @@ class Passage(NamedTuple):
     output: torch.Size
 
 
-@torch.no_grad()
-def observe(
-    who: str, model: nn.Module, example_inputs: Any, layers: Iterable[nn.Module]
-) -> dict[nn.Module, list[Passage]]:
-    """Every call of the layers in one forward in eval mode, of which the model keeps no trace.
+def example_of(who: str, given: Any) -> Example:
+    """What the model is called with: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
 
     Raises:
-        ModelError (a ValueError): the model does not take the example.
+        InvalidArgumentError (a ValueError): it is none of these.
     """
+    if isinstance(given, Tensor):
+        return Example((given,), {})
+    if isinstance(given, Mapping) and given and all(isinstance(name, str) for name in given):
+        return Example((), dict(given))
+    if isinstance(given, (tuple, list)) and given:
+        return Example(tuple(given), {})
+    got = "nothing" if given is None else f"{type(given).__name__} {given!r:.60}"
+    raise InvalidArgumentError(
+        f"{who}: expected example_inputs, a tensor, a tuple of arguments or a dict of keyword arguments, got {got}. "
+        "Give data as the model will see them, such as torch.randn(2, 3, 224, 224)."
+    )
+
+
+def observe(
+    who: str, model: nn.Module, example: Example, layers: Iterable[nn.Module]
+) -> dict[nn.Module, list[Passage]]:
+    """Every call of the layers in one forward of a copy in eval mode; the copy's hooks run.
+
+    Raises:
+        InvalidArgumentError (a ValueError): the model does not take the example.
+        ModelError (a ValueError): it cannot be copied.
+    """
+    copied = duplicate(who, model)
+    twins = dict(zip(model.modules(), copied.modules(), strict=True))
     seen: dict[nn.Module, list[Passage]] = {layer: [] for layer in layers}
 
-    def note(layer: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        if given and isinstance(given[0], Tensor) and isinstance(output, Tensor):
-            seen[layer].append(Passage(given[0].shape, output.shape))
+    def note(passages: list[Passage]) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            given = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
+            if given is not None and isinstance(output, Tensor):
+                passages.append(Passage(given.shape, output.shape))
 
-    handles = [layer.register_forward_hook(note) for layer in seen]
+        return hook
+
+    for layer, passages in seen.items():
+        twins[layer].register_forward_hook(note(passages), with_kwargs=True)
     try:
-        run(who, model, example_inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+        with mode(copied, training=False):
+            example.run(copied)
+    except Exception as error:
+        raise InvalidArgumentError(
+            f"{who}: expected example_inputs that the model takes, a tensor, a tuple of arguments or a dict of "
+            f"keyword arguments; it raised {type(error).__name__}: {error}"
+        ) from error
     return seen
 
 
-@torch.no_grad()
-def run(who: str, model: nn.Module, example_inputs: Any) -> Any:
-    """The output in eval mode for a tensor or a tuple of arguments, which are not touched."""
-    given = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    given = tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, given)
+def duplicate(who: str, model: nn.Module, shared: Iterable[Tensor] = ()) -> nn.Module:
+    """A copy that may be traced or run, and thrown away; it shares some tensors.
+
+    Raises:
+        ModelError (a ValueError): copy.deepcopy cannot copy the model.
+    """
     try:
-        with mode(model, training=False):
-            return model(*given)
+        return copy.deepcopy(model, {id(value): value for value in shared})
     except Exception as error:
         raise ModelError(
-            f"{who}: expected example_inputs that the model takes, a tensor or a tuple of arguments; it raised "
+            f"{who}: expected a model that copy.deepcopy can copy, got {type(model).__name__}, which raised "
             f"{type(error).__name__}: {error}"
         ) from error
 

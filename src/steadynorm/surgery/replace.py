@@ -53,19 +53,24 @@ def all_or_nothing(model: nn.Module, optimizer: torch.optim.Optimizer | None = N
     Values of tensors are not put back: change them last, or not at all.
     """
     before = [_Snapshot(module) for module in model.modules()]
-    groups = [] if optimizer is None else [(group, list(group["params"])) for group in optimizer.param_groups]
+    groups = [] if optimizer is None else [(group, _lists(group)) for group in optimizer.param_groups]
     state = {} if optimizer is None else dict(optimizer.state)
     try:
         yield
     except BaseException:
         for snapshot in before:
             snapshot.restore()
-        for group, parameters in groups:
-            group["params"] = parameters
+        for group, lists in groups:
+            group.update(lists)
         if optimizer is not None:
             optimizer.state.clear()
             optimizer.state.update(state)
         raise
+
+
+def _lists(group: dict[str, Any]) -> dict[str, list[Any]]:
+    """The parameters of a group, and their names where the optimizer knows them."""
+    return {name: list(group[name]) for name in ("params", "param_names") if name in group}
 
 
 class _Snapshot:
@@ -135,16 +140,24 @@ def keep_in_step_(
     old: Iterable[nn.Parameter],
     added: Iterable[tuple[nn.Parameter, nn.Parameter]],
 ) -> None:
-    """Takes `old` parameters that the model has no more out of an optimizer; puts each added one beside another."""
+    """Takes `old` parameters that the model has no more out of an optimizer; puts each added one beside another.
+
+    Where the optimizer knows names, the model's parameters have there the names that they have now.
+    """
     if optimizer is None:
         return
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     for new, neighbour in added:
         for group in optimizer.param_groups:
             if any(parameter is neighbour for parameter in group["params"]):
                 group["params"].append(new)
-    gone = set(map(id, old)) - set(map(id, model.parameters()))
+                group.get("param_names", []).append(names[id(new)])
+    gone = set(map(id, old)) - set(names)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if id(parameter) in gone:
                 optimizer.state.pop(parameter, None)
+        if "param_names" in group:
+            named = zip(group["params"], group["param_names"], strict=True)
+            group["param_names"] = [names.get(id(p), name) for p, name in named if id(p) not in gone]
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]

@@ -13,8 +13,11 @@ from ..nn.convertible import has_known_forward, is_uninitialized
 from ..nn.renorm import _BatchRenorm
 
 STEPS = (_BatchNorm._step, SyncBatchNorm._step, GhostBatchNorm2d._step, _BatchRenorm._step)
+KNOWN = ("torch.", "steadynorm.")
 STATE = {"weight", "bias"}
 STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+PLAIN = {"__init__", "__repr__", "extra_repr", "__new__"}
+"""Methods of a class that do nothing to what its layers compute."""
 SIMPLE = {nn.ReLU: "relu", nn.SiLU: "silu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
 
 
@@ -25,8 +28,11 @@ def is_frozen(layer: nn.Module) -> bool:
 
 def is_timms(layer: nn.Module) -> bool:
     """Whether it is timm's batch normalization with an activation, which ours can be too."""
-    kind = type(layer)
-    return kind.__module__ == "timm.layers.norm_act" and kind.__name__ == "BatchNormAct2d"
+    return _is_timms(type(layer))
+
+
+def _is_timms(kind: type | None) -> bool:
+    return kind is not None and kind.__module__ == "timm.layers.norm_act" and kind.__name__ == "BatchNormAct2d"
 
 
 def obstacle(layer: nn.Module) -> str | None:
@@ -47,6 +53,8 @@ def obstacle(layer: nn.Module) -> str | None:
         return None
     if not isinstance(layer, nn.modules.batchnorm._BatchNorm) or not has_known_forward(layer, STEPS):
         return "its own forward would be lost"
+    if (lost := _own_methods(layer)) is not None:
+        return lost
     if not (set(layer._parameters) == STATE and set(layer._buffers) <= STATISTICS):
         return "it has parameters or buffers of its own"
     if layer._modules and foreign(layer) is None:
@@ -54,9 +62,33 @@ def obstacle(layer: nn.Module) -> str | None:
     return None
 
 
+def is_derived(layer: nn.Module) -> bool:
+    """Whether its class is neither torch's nor ours."""
+    return not type(layer).__module__.startswith(KNOWN)
+
+
+def _own_methods(layer: nn.Module) -> str | None:
+    """What a class of somebody else's adds that another class would not do; None if nothing."""
+    if is_derived(layer) and isinstance(layer, _BatchNorm):
+        return f"its class {type(layer).__qualname__} would be lost, which is derived from ours"
+    for kind in type(layer).__mro__[:-1]:
+        if kind.__module__.startswith(KNOWN):
+            continue
+        for name, value in vars(kind).items():
+            if name not in PLAIN and (callable(value) or isinstance(value, (property, classmethod, staticmethod))):
+                return f"{kind.__qualname__}.{name} would be lost"
+    return None
+
+
 def foreign(layer: nn.Module) -> type[nn.Module] | None:
-    """The class of another library that it had before it was converted."""
+    """The class of somebody else's that it had before it was converted."""
     return layer.__dict__.get("_foreign")
+
+
+def gives_back_activation(layer: nn.Module) -> bool:
+    """Whether the class that it had before applies its activation by itself."""
+    own = activation(layer._modules.get("act")) if _is_timms(foreign(layer)) else None
+    return own is not None and own.items() <= epilogue(layer).items()
 
 
 def _has_known_epilogue(layer: nn.Module) -> bool:

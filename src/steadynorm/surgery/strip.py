@@ -50,6 +50,7 @@ def strip_(
     return made
 
 
+@torch.inference_mode(False)
 def _step(source: Source, new: nn.Module, graphs: list[Flow]) -> _Step:
     linear, reason = _before(source, graphs)
     if linear is None:
@@ -73,10 +74,18 @@ def _before(source: Source, graphs: list[Flow]) -> tuple[nn.Module | None, str]:
         return None, "no linear layer before it to have its bias"
     if linear.bias is not None:
         return None, "the layer before it has a bias of its own"
-    alone = all(len(flow.calls[linear]) == 1 and len(flow.calls[linear][0].users) == 1 for flow, _ in nodes)
+    alone = all(_leads_only_there(flow, linear, source.layer) for flow in graphs)
     if not alone or width_of(linear) != source.layer.num_features:
         return None, "the layer before it is used otherwise too, and has no bias now"
     return linear, ""
+
+
+def _leads_only_there(flow: Flow, linear: nn.Module, norm: nn.Module) -> bool:
+    """Whether the linear layer is called where the norm is, once, and nothing else sees what it gives."""
+    calls = flow.calls.get(linear, [])
+    hidden = linear in flow.inside or any(call in flow.stored for call in calls)
+    once = len(calls) == len(flow.calls.get(norm, ())) <= 1
+    return once and not hidden and all(len(call.users) == 1 for call in calls)
 
 
 def width_of(linear: nn.Module) -> int:

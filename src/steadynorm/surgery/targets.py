@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ..nn import (
@@ -19,8 +20,9 @@ from ..nn import (
     GhostBatchNorm3d,
     SyncBatchNorm,
 )
+from ..nn.renorm import DMAX, RMAX
 from .replace import carry, original_of
-from .sources import as_module, epilogue, foreign, is_timms
+from .sources import as_module, epilogue, foreign, is_derived
 
 FAMILY: dict[str, tuple[type[nn.modules.batchnorm._BatchNorm], ...]] = {
     "torch": (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
@@ -39,9 +41,10 @@ SETTINGS = {
 }
 """What a kind of layer has to be told, or may be."""
 TARGETS = (*FAMILY, "frozen", "group", "layer", "instance", "none")
+LIMITS = {"rmax": RMAX, "dmax": DMAX}
 OF_OURS = {
     *("activation", "negative_slope", "single_value", "virtual_batch_size", "rmax", "dmax", "process_group"),
-    *("_recent", "_uncorrected", "_path", "_dimensions", "_warned", "_foreign"),
+    *("_recent", "_uncorrected", "_path", "_dimensions", "_warned", "_foreign", "_limits"),
 }
 """Attributes that one kind of layer has and another has not."""
 
@@ -54,6 +57,7 @@ class Source(NamedTuple):
     dimensions: int | None
 
 
+@torch.inference_mode(False)
 def build(source: Source, to: str, settings: dict[str, Any]) -> nn.Module:
     """The new layer."""
     layer = source.layer
@@ -79,7 +83,7 @@ def groups_of(channels: int, most: int) -> int:
 
 
 def frozen(layer: nn.Module) -> FrozenBatchNorm:
-    """The layer with fixed statistics, which knows what it was."""
+    """The layer with fixed statistics, which knows what it was; its buffers can be trained through."""
     new = FrozenBatchNorm.from_batch_norm(layer)
     for name, value in epilogue(layer).items():
         setattr(new, name, value)
@@ -92,13 +96,17 @@ def _of_family(source: Source, to: str, settings: dict[str, Any]) -> nn.Module:
     """A layer of another class with the old one's attributes, but those that the class has of its own."""
     layer = source.layer
     kept = {name: value for name, value in layer.__dict__.items() if name not in OF_OURS}
+    limits = {name: getattr(layer, name) for name, usual in LIMITS.items() if getattr(layer, name, usual) != usual}
+    limits = limits or layer.__dict__.get("_limits", {})  # what renorm was told, for the way back to it
+    if to != "renorm" and limits:
+        kept["_limits"] = limits
     back = foreign(layer)
     if to == "torch" and back is not None:
         new = back.__new__(back)
         new.__dict__.update(kept)
         return new
     kind = FAMILY[to][-1 if source.dimensions is None or to == "sync" else source.dimensions - 1]
-    given = {name: value for name, value in settings.items() if name in SETTINGS.get(to, ())}
+    given = {name: value for name, value in (limits | settings).items() if name in SETTINGS.get(to, ())}
     if to == "sync" and given.get("process_group") is None:
         given["process_group"] = getattr(layer, "process_group", None)
     if to != "torch":
@@ -110,7 +118,7 @@ def _of_family(source: Source, to: str, settings: dict[str, Any]) -> nn.Module:
     new.__dict__.update(kept | own)
     if to == "sync":
         new.__dict__.update(_path=source.name or None, _dimensions=source.dimensions)
-    if (was := type(layer) if is_timms(layer) else back) is not None:
+    if to != "torch" and (was := type(layer) if is_derived(layer) else back) is not None:
         new.__dict__["_foreign"] = was
     return new
 

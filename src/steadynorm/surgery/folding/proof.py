@@ -20,6 +20,9 @@ from ...errors import FoldError
 EXACT = 1e-9
 """Largest error in float64, relative to the largest value: thousands of times its rounding, and a thousandth of a
 float32's."""
+NEGLIGIBLE = 1e-6
+"""What a channel's largest value is at least taken for, relative to the largest of all channels: float64's rounding of
+values that cancel stays far below `EXACT` of that."""
 Call = Callable[[nn.Module], Any]
 
 
@@ -32,7 +35,7 @@ class Example(NamedTuple):
     def run(self, model: nn.Module) -> Any:
         """The output, without gradients, with the same random numbers each time; the caller's are left alone."""
         devices = sorted({value.device.index for value in model.parameters() if value.is_cuda})
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
             torch.manual_seed(0)
             args, kwargs = tree_map(_fresh, (self.args, self.kwargs))
             return model(*args, **kwargs)
@@ -54,6 +57,32 @@ class Example(NamedTuple):
     def widened(self) -> Example:
         """With float64 for every floating-point tensor."""
         return Example(*tree_map(_wide, tuple(self)))
+
+
+def arguments(model: nn.Module, example: Example) -> dict[str, dict[str, Any]]:
+    """`Example.fixed` of every module inside, with what the model gives it; runs a model that may be thrown away.
+
+    Of a module that is called several times, what is the same each time.
+    """
+    found: dict[str, dict[str, Any]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = Example(args, kwargs).fixed(module)
+            before = found.get(name, given)
+            found[name] = {key: value for key, value in given.items() if key in before and _same(before[key], value)}
+
+        return look
+
+    for name, module in model.named_modules():
+        if name and any(True for _ in module.children()):
+            module.register_forward_pre_hook(note(name), with_kwargs=True)
+    example.run(model)
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and isinstance(one, (int, float, str)) and one == other)
 
 
 class Errors(NamedTuple):
@@ -91,8 +120,16 @@ def record(model: nn.Module, example: Example, places: Iterable[str]) -> Record:
     return Record(there, [value for value in tree_leaves(example.run(model)) if _is_floating(value)])
 
 
-def compare(who: str, theirs: Record, folded: nn.Module, example: Example) -> Errors:
+def compare(who: str, theirs: Record, folded: nn.Module, example: Example, *, by_channel: bool = False) -> Errors:
     """Runs a folded model that may be thrown away, and compares with what the original gave.
+
+    Args:
+        who: for errors.
+        theirs: what the original gave.
+        folded: the other model.
+        example: what it is called with.
+        by_channel: whether errors where norms were are relative to the largest value of their channel, so that a
+            large channel hides nothing; else to the largest of all, as rounding is.
 
     Raises:
         FoldError: values that are not finite, no values at all, or the folded model cannot be run.
@@ -103,6 +140,11 @@ def compare(who: str, theirs: Record, folded: nn.Module, example: Example) -> Er
             "none to compare. Wrap the model in a module that returns them."
         )
     for name, values in ({"the output": theirs.outputs} | theirs.there).items():
+        if any(value.numel() == 0 for value in values):
+            raise FoldError(
+                f"{who}: expected values to compare, got none at {name} of the original model: a tensor without "
+                "elements, which can prove nothing. Give larger example_inputs."
+            )
         if not all(bool(value.isfinite().all()) for value in values):
             raise FoldError(
                 f"{who}: expected finite values on the example, got inf or nan at {name} of the original model, which "
@@ -116,22 +158,23 @@ def compare(who: str, theirs: Record, folded: nn.Module, example: Example) -> Er
             f"{who}: the folded model cannot be run ({type(error).__name__}: {reason:.300}). Its forward may use what "
             "a norm has besides its call; the original is as before."
         ) from error
-    errors = {name: _largest_error(values, ours.there[name]) for name, values in theirs.there.items()}
+    errors = {name: _largest_error(values, ours.there[name], by_channel) for name, values in theirs.there.items()}
     return Errors(errors, _largest_error(theirs.outputs, ours.outputs))
 
 
-def _largest_error(expected: list[Tensor], actual: list[Tensor]) -> float:
+def _largest_error(expected: list[Tensor], actual: list[Tensor], by_channel: bool = False) -> float:
     """inf where they do not even have the same shapes, or what should be finite is not."""
     if [value.shape for value in expected] != [value.shape for value in actual]:
         return float("inf")
     worst = 0.0
     for one, other in zip(expected, actual, strict=True):
-        if one.numel() == 0:
-            continue
-        difference = float((one.double() - other.double()).abs().max())
-        scale = float(one.double().abs().max())
-        error = difference / scale if scale else (0.0 if difference == 0 else float("inf"))
-        worst = max(worst, error if error == error else float("inf"))
+        difference, size = (one.double() - other.double()).abs(), one.double().abs()
+        scale = size.max()
+        if by_channel and one.dim() > 1:
+            others = [dim for dim in range(one.dim()) if dim != 1]
+            difference, scale = difference.amax(others), size.amax(others).clamp(min=float(scale) * NEGLIGIBLE)
+        errors = torch.where(difference == 0, 0.0, difference / scale)
+        worst = max(worst, float(errors.nan_to_num(nan=float("inf"), posinf=float("inf")).max()))
     return worst
 
 

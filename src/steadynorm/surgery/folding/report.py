@@ -17,6 +17,7 @@ class Pair(NamedTuple):
         kind: in the order of the forward, such as "Conv2d → BatchNorm2d".
         error: the largest difference it makes, relative to the largest value there, in the model's dtype.
         error_in_float64: the same in float64, with weights that are not rounded; None if that could not be run.
+        note: what the proof does not cover; "" if nothing is left out.
     """
 
     norm: str
@@ -24,6 +25,7 @@ class Pair(NamedTuple):
     kind: str
     error: float
     error_in_float64: float | None
+    note: str = ""
 
 
 class Kept(NamedTuple):
@@ -43,6 +45,7 @@ class Folded:
         kept: those that stay, with the reason.
         error: the largest difference of the outputs on the example, relative to their largest value.
         error_in_float64: the same in float64, with weights that are not rounded; None if that could not be run.
+        not_in_float64: why it could not; "" if it was.
     """
 
     model: nn.Module
@@ -50,6 +53,7 @@ class Folded:
     kept: tuple[Kept, ...]
     error: float
     error_in_float64: float | None
+    not_in_float64: str = ""
 
     def __str__(self) -> str:
         count = len(self.pairs) + len(self.kept)
@@ -58,13 +62,16 @@ class Folded:
             f" ({_exactly(self.error_in_float64)} in float64)"
         ]
         if self.pairs:
-            rows = [("norm", "into", "kind", "error", "in float64")]
+            rows = [("norm", "into", "kind", "error", "in float64", "note" if any(p.note for p in self.pairs) else "")]
             rows += [
-                (p.norm, ", ".join(p.into), p.kind, f"{p.error:.1e}", _exactly(p.error_in_float64)) for p in self.pairs
+                (p.norm, ", ".join(p.into), p.kind, f"{p.error:.1e}", _exactly(p.error_in_float64), p.note)
+                for p in self.pairs
             ]
             lines += ["", *_aligned(rows)]
         if self.kept:
             lines += ["", *_aligned([("kept", "because"), *self.kept])]
+        if self.not_in_float64:
+            lines += ["", f"not run in float64: {self.not_in_float64}"]
         return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,10 @@ from torch import fx, nn
 
 from .layers import is_known, is_norm
 
-_READS_SHAPE = {"size", "dim", "ndimension", "numel", "is_floating_point", "get_device"}
-_SHAPES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"}
+READS_SHAPE = {"size", "dim", "ndimension", "numel", "is_floating_point", "get_device"}
+"""Methods of a tensor that its values have no part in."""
+SHAPES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"}
+"""Attributes of that kind."""
 _DROPS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _DROP_FUNCTIONS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout)
 _ASSIGNMENTS = (
@@ -82,21 +84,50 @@ class _Tracer(fx.Tracer):
             return True
         return self._coarse and not _has_norms(m)
 
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Goes inside without calling hooks, which see tensors in the model: a node stands for them."""
+        before, after = (bool(hooks) for hooks in (m._forward_pre_hooks, m._forward_hooks))
+        if not (before or after) or self.is_leaf_module(m, self.path_of_module(m)):
+            return super().call_module(m, forward, args, kwargs)
+        hooks = Hooks(self.path_of_module(m))
+        if before:
+            args = tuple(self.create_proxy("call_function", hooks, (value,), {}) for value in args)
+            kwargs = {name: self.create_proxy("call_function", hooks, (value,), {}) for name, value in kwargs.items()}
+        result = super().call_module(m, m.forward, args, kwargs)
+        return self.create_proxy("call_function", hooks, (result, args), kwargs) if after else result
 
-def trace(model: nn.Module, fixed: dict[str, Any]) -> Flow:
+
+class Hooks:
+    """Stands in a graph for the hooks of a container, which see values and may change them."""
+
+    def __init__(self, module: str) -> None:
+        self.module = module
+        self.__name__ = f"hooks of {module!r}"
+        self.__module__ = __name__
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        """Never called: the graph is read, not run."""
+        raise NotImplementedError
+
+
+def trace(model: nn.Module, fixed: dict[str, Any], inside: Mapping[str, dict[str, Any]] | None = None) -> Flow:
     """The flow of a model; it is not run on tensors, and is left as it is.
 
     Args:
         model: the model.
         fixed: arguments of its forward that are no tensors, with their values.
+        inside: the same of modules in it, by name, for when its own forward cannot be traced.
     """
     flow = Flow()
     shared = {id(value): value for value in (*model.parameters(), *model.buffers())}
-    _trace_(copy.deepcopy(model, shared), "", flow, set(), fixed)  # tracing may leave attributes behind
+    given = {**(inside or {}), "": fixed}
+    _trace_(copy.deepcopy(model, shared), "", flow, set(), given)  # tracing may leave attributes behind
     return flow
 
 
-def _trace_(module: nn.Module, name: str, flow: Flow, done: set[nn.Module], fixed: dict[str, Any]) -> None:
+def _trace_(
+    module: nn.Module, name: str, flow: Flow, done: set[nn.Module], given: Mapping[str, dict[str, Any]]
+) -> None:
     if module in done or is_known(module) or not _has_norms(module):
         return
     done.add(module)
@@ -104,19 +135,21 @@ def _trace_(module: nn.Module, name: str, flow: Flow, done: set[nn.Module], fixe
     if type(module).forward is not nn.Module.forward:
         for coarse in (False, True):
             try:
-                flow.parts.append(_part(module, name, coarse, fixed))
+                flow.parts.append(_part(module, name, coarse, given.get(name, {})))
                 return
             except Exception as error:  # whatever the user's forward does with what is no tensor
                 reason = " ".join(str(error).split()) or type(error).__name__
         flow.untraced[name] = reason
     for child_name, child in module.named_children():
-        _trace_(child, f"{name}.{child_name}" if name else child_name, flow, done, {})
+        _trace_(child, f"{name}.{child_name}" if name else child_name, flow, done, given)
 
 
 def _part(module: nn.Module, name: str, coarse: bool, fixed: dict[str, Any]) -> Part:
     graph = _Tracer(coarse).trace(module, fixed or None)
     opaque = []
     for node in graph.nodes:
+        if isinstance(node.target, Hooks):
+            node.target = Hooks(f"{name}.{node.target.module}" if name else node.target.module)
         if node.op not in ("call_module", "get_attr"):
             continue
         inner = str(node.target)
@@ -183,8 +216,8 @@ def uses(node: fx.Node) -> list[fx.Node]:
 
 def _reads_shape(user: fx.Node) -> bool:
     if user.op == "call_method":
-        return user.target in _READS_SHAPE
-    return user.op == "call_function" and user.target is getattr and user.args[1] in _SHAPES
+        return user.target in READS_SHAPE
+    return user.op == "call_function" and user.target is getattr and user.args[1] in SHAPES
 
 
 def changes_in_place(node: fx.Node, model: nn.Module) -> bool:
@@ -192,13 +225,18 @@ def changes_in_place(node: fx.Node, model: nn.Module) -> bool:
     if node.op in ("placeholder", "get_attr", "output"):
         return False
     if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        plain = type(module).__module__.startswith(("torch.nn.", "steadynorm.")) or is_known(module)
-        return bool(getattr(module, "inplace", False)) or not plain
+        return any(map(_may_change, model.get_submodule(str(node.target)).modules()))
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     named = name.endswith("_") or name in ("setitem", "setattr", "delitem") or node.target in _ASSIGNMENTS
     told = any(value is True for value in (*node.args, node.kwargs.get("inplace"))) or "out" in node.kwargs
-    return named or told or not _is_torchs(node)
+    declared = bool(getattr(getattr(node.target, "_schema", None), "is_mutable", False))
+    return named or told or declared or not _is_torchs(node)
+
+
+def _may_change(module: nn.Module) -> bool:
+    plain = type(module).__module__.startswith(("torch.nn.", "steadynorm.")) or is_known(module)
+    hooked = bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(getattr(module, "inplace", False)) or hooked or not plain
 
 
 def _is_torchs(node: fx.Node) -> bool:

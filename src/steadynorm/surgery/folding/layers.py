@@ -44,6 +44,17 @@ def dims(module: nn.Module) -> int:
     return 2 if isinstance(module, nn.Linear) else len(module.kernel_size) + 2  # type: ignore[arg-type]
 
 
+def pads_by_zeros(convolution: Any) -> bool:
+    """Whether outputs of a convolution, plain or transposed, see zeros beside the input; asks what its forward does."""
+    padding = convolution.padding
+    if convolution.padding_mode != "zeros" or padding == "valid":
+        return False
+    if padding == "same":
+        return any(size > 1 for size in convolution.kernel_size)
+    both = padding, convolution.output_padding
+    return any(any(sizes) if isinstance(sizes, (tuple, list)) else sizes for sizes in both)
+
+
 def obstacle(module: nn.Module) -> str | None:
     """Why this layer cannot be changed, whatever surrounds it; None if it can."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -54,6 +65,8 @@ def obstacle(module: nn.Module) -> str | None:
             "its weight is computed by a parametrization; "
             "torch.nn.utils.parametrize.remove_parametrizations makes it a plain one"
         )
+    if any(name not in module._parameters and name not in module._buffers for name in ("weight", "bias")):
+        return "its weight or bias is no parameter or buffer"
     if any(getattr(module, name) for name in hooks):
         return "it has hooks, which would see other values"
     if any(nn.parameter.is_lazy(value) for value in module.parameters()):
