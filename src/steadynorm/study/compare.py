@@ -59,7 +59,7 @@ def compare(
         engine: where runs are computed; by default in as many processes as there are processors, so factories and data
             must be picklable (by cloudpickle, which takes functions of a script and of a notebook too).
         command: what redoes the study, for the report.
-        watch: is told, about twice a second, how many runs are done.
+        watch: is told, about once a second, how many runs are done.
 
     Returns:
         The evidence: one section, whose verdict is "supported" where the first variant's test accuracy is above every

@@ -20,6 +20,8 @@ from .claim import Claim
 from .tools import Tools, progress_file
 
 ENGINES = ("local", "ray", "dask")
+WATCHED = 64
+"""So many of the runs that are next in turn are looked at for how far they are."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def run_grid(
         directory: the study's folder.
         data_directory: where data files are.
         engine: where to compute.
-        watch: is told, about twice a second, how many runs are done, parts of runs included.
+        watch: is told, about once a second, how many runs are done, parts of runs included.
 
     Raises:
         RecordError: the folder cannot be written to.
@@ -205,26 +207,28 @@ def _processors() -> int:
 @contextmanager
 def _watching(cells: Sequence[Cell], directory: Path, watch: Callable[[float], None]) -> Iterator[None]:
     """Tells `watch` from the files there are, in a thread, until the end."""
-    over = threading.Event()
+    over, left = threading.Event(), list(cells)
 
     def look() -> None:
-        while not over.wait(0.5):
-            watch(sum(_share(directory, cell) for cell in cells))
+        left[:] = [cell for cell in left if not exists(place(directory, cell))]
+        watch(len(cells) - len(left) + sum(_share(directory, cell) for cell in left[:WATCHED]))
 
-    thread = threading.Thread(target=look, daemon=True)
+    def go_on_looking() -> None:
+        while not over.wait(1.0):
+            look()
+
+    thread = threading.Thread(target=go_on_looking, daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
-        watch(sum(_share(directory, cell) for cell in cells))
+        look()
 
 
 def _share(directory: Path, cell: Cell) -> float:
-    """How much of a cell is done, in [0, 1]."""
-    if exists(place(directory, cell)):
-        return 1.0
+    """How much of a cell in progress is done, in [0, 1]."""
     try:
         done, total = progress_file(place(directory, cell, "pt")).read_text().split()
         return min(1.0, int(done) / int(total))
