@@ -8,8 +8,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 study: .venv/.study  ## the main job; make study ARGS="--data mnist --data-dir DIR"
 	$(BIN)/steadynorm study $(ARGS)
 
-test: .venv/.dev  ## everything but the tests marked slow
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: .venv/.dev  ## everything but the tests marked slow, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal $(ARGS)
 
 test-all: .venv/.dev
 	$(BIN)/python -m pytest $(ARGS)

@@ -18,7 +18,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 CHAIN = [
     {"cli"},
-    {"bench", "study", "report"},
+    {"bench"},
+    {"study", "report"},
     {"inspect", "surgery", "statistics", "conventions"},
     {"walk", "loading"},
     {"nn"},

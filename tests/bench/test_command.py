@@ -14,6 +14,7 @@ from steadynorm import cli
 from steadynorm.bench import jobs, relatives
 from steadynorm.bench.cases import FIRST, FORWARD, LAST, RELU, TRAINING, Case
 from steadynorm.bench.record import Benchmark, read
+from steadynorm.cli import benchmarks
 
 from .rows import row
 
@@ -112,12 +113,13 @@ def test_networks_may_be_added_later(bench: Bench, monkeypatch: pytest.MonkeyPat
     timing = {"median": 2.0, "low": 2.0, "high": 2.0, "rounds": 5}
     timings = {name: timing for name in ("steadynorm", "torch", "no BN")}
     monkeypatch.setattr(jobs, "_network", lambda key: [{**key, "timings": timings}])
+    monkeypatch.setattr(jobs, "_studies", lambda key: [{**key, "timings": timings}])
     monkeypatch.setattr(jobs, "_folding", lambda key, compiles: [{**key, "timings": {**timings, "folded": timing}}])
     assert bench() == 0
     bench.measured = []
     assert bench("--networks") == 0
     found = read(bench.path)
-    assert found is not None and (len(found.networks), len(found.folding)) == (4, 2)
+    assert found is not None and (len(found.networks), len(found.folding), len(found.studies)) == (4, 2, 2)
     assert bench.measured == []
 
 
@@ -140,8 +142,8 @@ def test_other_settings_are_refused(
 ) -> None:
     assert bench() == 0
     before, bench.measured = bench.path.read_bytes(), []
-    here = cli.environment()
-    monkeypatch.setattr(cli, "environment", lambda: {**here, **environment})
+    here = benchmarks.environment()
+    monkeypatch.setattr(benchmarks, "environment", lambda: {**here, **environment})
     assert bench(*arguments) == 2
     said = capsys.readouterr().err
     assert f"{bench.path} holds a benchmark with other settings (" in said
@@ -227,13 +229,13 @@ print(json.dumps({{"version": "1.2", "medians": [6.0 for _ in json.load(sys.stdi
     assert wrote.startswith("wrote ")
     found = read(bench.path)
     assert found is not None and found.environment["jax"] == "1.2"
-    assert [(row["framework"], row["median"]) for row in found.peers] == [("jax", 6.0)] * 3
+    assert [(row["framework"], row["median"]) for row in found.peers] == [("jax", 6.0)] * 5
     script(python, python.read_text().replace("import no_such_module", "pass"))
     bench.measured = []
     assert bench("--peers-python", python) == 0
     assert "5 of 6 measurements are in" in capsys.readouterr().out
     found = read(bench.path)
-    assert found is not None and [row["framework"] for row in found.peers] == ["jax"] * 3 + ["tensorflow"] * 3
+    assert found is not None and [row["framework"] for row in found.peers] == ["jax"] * 5 + ["tensorflow"] * 5
     assert bench.measured == []
 
 
@@ -263,7 +265,7 @@ def test_other_commands_keep_freed_memory(bench: Bench, monkeypatch: pytest.Monk
 def test_a_terminal_has_a_bar(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "Console", lambda: Console(force_terminal=True, width=120, _environ={}))
+    monkeypatch.setattr(benchmarks, "Console", lambda: Console(force_terminal=True, width=120, _environ={}))
     assert bench() == 0
     said = capsys.readouterr().out
     assert "3/4" in said and "━" in said

@@ -284,7 +284,7 @@ CLAIM = Claim(
     "images or a skewed mix of classes, whose statistics mislead; training on distorted images",
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={
-        "smoke": Preset(2, GRID, {**SETTINGS, "epochs": 1}),
+        "smoke": Preset(1, GRID, {**SETTINGS, "epochs": 1}),
         "quick": Preset(3, GRID, {**SETTINGS, "epochs": 6}),
         "full": Preset(5, GRID, {**SETTINGS, "epochs": 10, "data": "mnist"}),
     },

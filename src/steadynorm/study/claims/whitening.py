@@ -128,7 +128,7 @@ CLAIM = Claim(
     "faster covariance and root than ours; another processor",
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={
-        "smoke": Preset(2, GRID, {**SETTINGS, "epochs": 1, "batch_size": 256}),
+        "smoke": Preset(1, GRID, {**SETTINGS, "steps": 2, "batch_size": 32}),
         "quick": Preset(3, GRID, {**SETTINGS, "epochs": 4, "evaluate_every": 5}),
         "full": Preset(5, GRID, {**SETTINGS, "epochs": 5, "data": "mnist", "evaluate_every": 100}),
     },
