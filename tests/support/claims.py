@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,7 +38,8 @@ def run(cell: Cell, tools: Tools) -> Outcome:
         loss.backward()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter -= 0.1 * parameter.grad
+                if parameter.grad is not None:
+                    parameter -= 0.1 * parameter.grad
         losses.append(loss.item())
         time.sleep(float(str(cell.settings["pause"])))
         tools.keeper.offer(
@@ -53,7 +55,7 @@ def judge(results: Results) -> Judgement:
 
 
 def claim(*kinds: str, seeds: int = 2, steps: int = 3, pause: float = 0) -> Claim:
-    text = dict.fromkeys("question source factors equal measure rule would_change".split(), "words")
+    text: dict[str, Any] = dict.fromkeys("question source factors equal measure rule would_change".split(), "words")
     preset = Preset(seeds, {"kind": kinds or ("plain", "again")}, {"steps": steps, "pause": pause})
     return Claim(name="toy", **text, data=(), presets={"own": preset}, run=run, judge=judge)
 
