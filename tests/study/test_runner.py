@@ -183,3 +183,18 @@ def test_a_keeper_without_a_place_keeps_nothing() -> None:
     keeper = Keeper(None, 0)
     keeper.offer(1, 2, lambda: pytest.fail("asked for a state"))
     assert keeper.restore() is None
+
+
+@pytest.mark.filterwarnings("default")  # TensorBoard's own warnings are its own
+def test_event_files_hold_every_figure(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    given = claim(seeds=1)
+    ran(given, tmp_path, Engine(jobs=1, tensorboard=True))
+    cell = given.cells("own")[0]
+    run = records.read(place(tmp_path, cell), Run)
+    found = EventAccumulator(str(tmp_path / "tensorboard" / "toy" / cell.key)).Reload()
+    events = found.Scalars("loss")
+    assert [event.step for event in events] == run.series["loss"].x
+    assert [event.value for event in events] == pytest.approx(run.series["loss"].y, rel=1e-6)
+    assert found.Scalars("final/loss")[0].value == pytest.approx(run.values["loss"], rel=1e-6)
