@@ -71,7 +71,7 @@ def study(
     cells = [cell for claim in wanted.values() for cell in claim.cells(preset, seeds=seeds, data=data)]
     options = {"--data": data, "--data-dir": data_dir, "--seeds": seeds, "--threads": threads if threads > 1 else None}
     given = [str(part) for name, value in options.items() if value is not None for part in (name, value)]
-    command = shlex.join(["steadynorm", "study", *wanted, "--preset", preset, *given, "--out", str(out)])
+    command = shlex.join(["steadynorm", "study", *(names or wanted), "--preset", preset, *given, "--out", str(out)])
     where = Engine(engine, jobs, threads, address, tensorboard)
     settings = {"preset": preset, "command": command, "data_directory": data_dir, "engine": where}
     _with_bar(len(cells), out, lambda watch: run_study(wanted, cells, out, watch=watch, **settings))
