@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import steadynorm as sn
+from steadynorm.surgery.example import Example
 from steadynorm.surgery.folding import RETRIES, carry
-from steadynorm.surgery.folding.proof import Example, Record, compare
+from steadynorm.surgery.folding.proof import Record, compare
 
 from ..support.foldable import randomised
 from .test_fold_flow import Model, X

@@ -13,8 +13,9 @@ from ..nn.convertible import dimensions
 from ..nn.layer import Layer
 from ..walk import batch_norms
 from .changes import Change, Changes, kept_frozen, kind
+from .example import example_of
 from .flow import Flow, flows
-from .observe import Passage, example_of, observe
+from .observe import Passage, observe
 from .replace import FilterFn, all_or_nothing, become_, check_model
 from .sources import STATE, STATISTICS, epilogue, gives_back_activation, is_frozen, is_timms, obstacle
 from .strip import strip_

@@ -13,8 +13,9 @@ from ..errors import InvalidArgumentError, ModelError
 from ..nn import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from ..nn.layer import Layer
 from .changes import Change, Changes, kind
+from .example import Example, example_of
 from .flow import Flow, flows
-from .observe import Example, Passage, example_of, observe
+from .observe import Passage, observe
 from .replace import FilterFn, all_or_nothing, check_model, check_optimizer, keep_in_step_, replace_child_
 from .strip import LINEAR, width_of
 

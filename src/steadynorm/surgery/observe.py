@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidArgumentError, ModelError
-from .folding.proof import Example as Example
+from .example import Example
 
 
 class Passage(NamedTuple):
@@ -19,25 +19,6 @@ class Passage(NamedTuple):
 
     input: torch.Size
     output: torch.Size
-
-
-def example_of(who: str, given: Any) -> Example:
-    """What the model is called with: a tensor, a tuple or list of arguments, or a dict of keyword arguments.
-
-    Raises:
-        InvalidArgumentError (a ValueError): it is none of these.
-    """
-    if isinstance(given, Tensor):
-        return Example((given,), {})
-    if isinstance(given, Mapping) and given and all(isinstance(name, str) for name in given):
-        return Example((), dict(given))
-    if isinstance(given, (tuple, list)) and given:
-        return Example(tuple(given), {})
-    got = "nothing" if given is None else f"{type(given).__name__} {given!r:.60}"
-    raise InvalidArgumentError(
-        f"{who}: expected example_inputs, a tensor, a tuple of arguments or a dict of keyword arguments, got {got}. "
-        "Give data as the model will see them, such as torch.randn(2, 3, 224, 224)."
-    )
 
 
 def observe(

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from ...errors import FoldError, InvalidArgumentError
+from ..example import Example, example_of
 from .carry import Numbers, carry_out_, places
 from .flow import Flow, trace
-from .given import check_model, copies, example, shapes, tolerance_of
+from .given import check_model, copies, shapes, tolerance_of
 from .pairs import Fold, Plan, plan
-from .proof import EXACT, Errors, Example, arguments, compare, record, twin
+from .proof import EXACT, Errors, arguments, compare, record, twin
 from .report import Folded, Kept, Pair
 from .watch import Seen, watch
 
@@ -75,7 +76,7 @@ def fold(model: nn.Module, example_inputs: Any = None, *, tolerance: float | Non
     who = "fold"
     with torch.inference_mode(False):  # which hides changes in place
         check_model(who, model)
-        given = example(who, example_inputs)
+        given = example_of(who, example_inputs)
         allowed = tolerance_of(who, model, tolerance)
         return _proven(who, model, given, allowed)
 

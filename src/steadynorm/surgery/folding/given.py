@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InvalidArgumentError, ModelError
+from ..example import Example
 from .layers import is_norm
-from .proof import Example, twin
+from .proof import twin
 
 _WRAPPERS = (nn.parallel.DistributedDataParallel, nn.DataParallel)
 
@@ -43,20 +43,6 @@ def check_model(who: str, model: Any) -> None:
             f"{who}: expected a model in eval mode, got {what} in train mode, where batches normalize. Call "
             "model.eval() first."
         )
-
-
-def example(who: str, given: Any) -> Example:
-    if isinstance(given, Tensor):
-        return Example((given,), {})
-    if isinstance(given, Mapping) and given and all(isinstance(name, str) for name in given):
-        return Example((), dict(given))
-    if isinstance(given, (tuple, list)) and given:
-        return Example(tuple(given), {})
-    got = "nothing" if given is None else f"{type(given).__name__} {given!r:.60}"
-    raise InvalidArgumentError(
-        f"{who}: expected example_inputs, a tensor, a tuple of arguments or a dict of keyword arguments, got {got}. "
-        "The proof runs both models on them: give data as the model will see them, such as torch.randn(1, 3, 224, 224)."
-    )
 
 
 def tolerance_of(who: str, model: nn.Module, given: float | None) -> float:

@@ -7,15 +7,15 @@ right, however deep the model; any mistake shows. In the model's own dtype, roun
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from ...errors import FoldError
+from ..example import Example
 
 EXACT = 1e-9
 """Largest error in float64, relative to the largest value: thousands of times its rounding, and a thousandth of a
@@ -24,39 +24,6 @@ NEGLIGIBLE = 1e-6
 """What a channel's largest value is at least taken for, relative to the largest of all channels: float64's rounding of
 values that cancel stays far below `EXACT` of that."""
 Call = Callable[[nn.Module], Any]
-
-
-class Example(NamedTuple):
-    """What the model is called with."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def run(self, model: nn.Module) -> Any:
-        """The output, without gradients, with the same random numbers each time; the caller's are left alone."""
-        devices = sorted({value.device.index for value in model.parameters() if value.is_cuda})
-        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            args, kwargs = tree_map(_fresh, (self.args, self.kwargs))
-            return model(*args, **kwargs)
-
-    def fixed(self, model: nn.Module) -> dict[str, Any]:
-        """Arguments of the forward that are no tensors here: given as something else, or left at their defaults."""
-        signature = inspect.signature(model.forward)
-        kinds = {parameter.kind for parameter in signature.parameters.values()}
-        if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
-            return {}
-        given = signature.bind(*self.args, **self.kwargs)
-        given.apply_defaults()
-        return {
-            name: value
-            for name, value in given.arguments.items()
-            if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
-        }
-
-    def widened(self) -> Example:
-        """With float64 for every floating-point tensor."""
-        return Example(*tree_map(_wide, tuple(self)))
 
 
 def arguments(model: nn.Module, example: Example) -> dict[str, dict[str, Any]]:
@@ -180,11 +147,3 @@ def _largest_error(expected: list[Tensor], actual: list[Tensor], by_channel: boo
 
 def _is_floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _fresh(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
-def _wide(value: Any) -> Any:
-    return value.double() if _is_floating(value) else value
