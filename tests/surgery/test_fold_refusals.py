@@ -29,9 +29,9 @@ def refusals() -> dict[str, tuple[Callable[[], Any], type[Exception], str]]:
         "no example": (
             lambda: sn.fold(small()),
             ValueError,
-            r"expected example_inputs, .* got nothing. The pro",
+            r"expected example_inputs, .* got nothing. Give data as the model will see them",
         ),
-        "empty example": (lambda: sn.fold(small(), ()), ValueError, r"got tuple \(\). The proof runs both models"),
+        "empty example": (lambda: sn.fold(small(), ()), ValueError, r"got tuple \(\). Give data as"),
         "no norm": (
             lambda: sn.fold(nn.Linear(2, 2), X),
             ValueError,
