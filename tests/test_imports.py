@@ -193,7 +193,7 @@ def fresh_import() -> tuple[float, list[str]]:
 
 
 def test_import_is_light() -> None:
-    """No optional or slow package, and less than 0.3 s of the processor; the best of three tries, as a machine may be busy."""
+    """No optional or slow package, and less than 0.3 s of the processor; the best of three tries on a busy machine."""
     best = float("inf")
     for _ in range(3):
         seconds, packages = fresh_import()
