@@ -20,7 +20,7 @@ from steadynorm.study.runner import Engine, run_cell
 from steadynorm.study.sources import standardized
 from steadynorm.study.sweeps import by_level, mean_accuracy, validated
 from steadynorm.study.tools import Tools
-from steadynorm.study.verdict import average, judged, paired_difference, paired_ratio
+from steadynorm.study.verdict import contrast, judged, paired_difference, paired_ratio
 
 from .claims.sweep_runs import crashed, diverged, trained
 
@@ -43,9 +43,9 @@ def test_paired_ratio_is_geometric_and_can_be_asked_to_exceed_more_than_one() ->
 
 
 def test_average_is_of_one_number_a_seed() -> None:
-    effect = average({2: 3.0, 0: 1.0}, "width", "decades")
+    effect = contrast({2: 3.0, 0: 1.0}, "width", "decades")
     assert (effect.estimate, effect.neutral, effect.pairs) == (2.0, 0.0, 2)
-    assert average({}, "width", "decades").estimate is None
+    assert contrast({}, "width", "decades").estimate is None
 
 
 def test_complete_keeps_seeds_with_every_combination() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from steadynorm.records import (
     CONTRADICTED,
     SUPPORTED,
@@ -23,7 +21,6 @@ from steadynorm.records import (
     Study,
     Table,
 )
-from steadynorm.study.data import ImageData, Part
 
 EVIL = "</script><script>alert(1)</script>"
 
@@ -159,15 +156,3 @@ def evil_evidence() -> Evidence:
         seeds=1,
     )
     return Evidence(EVIL, EVIL, EVIL, {EVIL: EVIL}, [section, section])
-
-
-def small_data(examples: int = 65) -> ImageData:
-    """Images of 28x28 whose class is how bright they are."""
-    generator = torch.Generator().manual_seed(0)
-
-    def part(count: int) -> Part:
-        labels = torch.randint(10, (count,), generator=generator)
-        noise = torch.randint(20, (count, 1, 28, 28), generator=generator)
-        return Part((labels[:, None, None, None] * 24 + noise).to(torch.uint8), labels)
-
-    return ImageData("small", "small", part(examples), part(20), part(20))

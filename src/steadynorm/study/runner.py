@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
@@ -69,11 +69,9 @@ def run_grid(
         RecordError: the folder cannot be written to.
         MissingExtraError: the engine is not installed.
     """
-    left = [cell for cell in cells if not exists(place(directory, cell))]
-    tasks = [(run_cell, (claims[cell.claim], cell, directory, data_directory, engine)) for cell in left]
+    tasks = [_Task(claims[cell.claim], cell, directory, data_directory, engine) for cell in cells]
     with _watching(cells, directory, watch):
-        if left:
-            _compute(tasks, engine)
+        _compute([task for task in tasks if not task.done])
 
 
 def run_cell(claim: Claim, cell: Cell, directory: Path, data_directory: Path | None, engine: Engine) -> None:
@@ -118,37 +116,57 @@ def _place_of(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
 
 
-def _compute(tasks: list[tuple[Any, tuple[Any, ...]]], engine: Engine) -> None:
+class _Task(NamedTuple):
+    """The arguments of `run_cell`."""
+
+    claim: Claim
+    cell: Cell
+    directory: Path
+    data_directory: Path | None
+    engine: Engine
+
+    @property
+    def done(self) -> bool:
+        return exists(place(self.directory, self.cell))
+
+    @property
+    def progress(self) -> Path:
+        return progress_file(place(self.directory, self.cell, "pt"))
+
+
+def _compute(tasks: Sequence[_Task]) -> None:
+    """Computes all of them, which have one engine."""
+    if not tasks:
+        return
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+    engine = tasks[0].engine
     with _backend(engine) as jobs:
-        jobs = min(jobs, len(tasks)) if engine.name == "local" else jobs
-        calls = [delayed(function)(*arguments) for function, arguments in tasks]
+        local = engine.name == "local"
         try:
-            Parallel(n_jobs=jobs, pre_dispatch="2*n_jobs" if engine.name == "local" else "all")(calls)
+            Parallel(n_jobs=min(jobs, len(tasks)) if local else jobs, pre_dispatch="2*n_jobs" if local else "all")(
+                delayed(run_cell)(*task) for task in tasks
+            )
         except TerminatedWorkerError:
-            _isolate(tasks, engine)
+            _isolate(tasks)
 
 
-def _isolate(tasks: list[tuple[Any, tuple[Any, ...]]], engine: Engine) -> None:
+def _isolate(tasks: Sequence[_Task]) -> None:
     """After a worker died: those that were in progress alone, to find the one that kills its process; then the rest."""
     from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
-    def unfinished(task: tuple[Any, tuple[Any, ...]]) -> bool:
-        return not exists(place(task[1][2], task[1][1]))
-
-    suspects = [t for t in tasks if unfinished(t) and progress_file(place(t[1][2], t[1][1], "pt")).exists()]
-    for function, arguments in suspects:
+    for task in tasks:
+        if task.done or not task.progress.exists():
+            continue
         try:
-            get_reusable_executor(max_workers=1, kill_workers=True).submit(function, *arguments).result()
+            get_reusable_executor(max_workers=1, kill_workers=True).submit(run_cell, *task).result()
         except BrokenProcessPool:
-            _, cell, directory, *_ = arguments
-            write(place(directory, cell), Run(cell, CRASHED, "its process died twice, perhaps for want of memory"))
-            progress_file(place(directory, cell, "pt")).unlink(missing_ok=True)
-    if rest := [task for task in tasks if unfinished(task)]:
-        _compute(rest, engine)
+            run = Run(task.cell, CRASHED, "its process died twice, perhaps for want of memory")
+            write(place(task.directory, task.cell), run)
+            task.progress.unlink(missing_ok=True)
+    _compute([task for task in tasks if not task.done])
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def difference(
 
 def contrast(values: Mapping[int, float], label: str, unit: str, *, scale: float = 1, decides: bool = True) -> Effect:
     """Mean of what was computed for each seed, such as a difference of differences, times `scale`; 0 is no effect."""
-    return _effect(label, unit, [scale * value for value in values.values()], 0.0, decides)
+    return _effect(label, unit, [scale * values[seed] for seed in sorted(values)], 0.0, decides)
 
 
 def ratio(
@@ -80,12 +80,8 @@ def paired_difference(
     decides: bool = True,
 ) -> Effect:
     """As `difference`, of numbers by seed that several runs gave together."""
-    return _effect(label, unit, [scale * (one[s] - other[s]) for s in sorted(one.keys() & other.keys())], 0.0, decides)
-
-
-def average(values: Mapping[int, float], label: str, unit: str, *, decides: bool = True) -> Effect:
-    """Mean of one number a seed, which 0 would speak neither for nor against."""
-    return _effect(label, unit, [values[seed] for seed in sorted(values)], 0.0, decides)
+    differences = {seed: one[seed] - other[seed] for seed in one.keys() & other.keys()}
+    return contrast(differences, label, unit, scale=scale, decides=decides)
 
 
 VALIDATION = "validation accuracy"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import nn
 
 from steadynorm.records import CONTRADICTED, CRASHED, SUPPORTED, UNDECIDED, Cell, Run
 from steadynorm.study.claim import Outcome
 from steadynorm.study.claims import batch_size
-from steadynorm.study.claims.batch_size import CLAIM, population_statistics, tuned
-from steadynorm.study.models.norms import normalization, slim_cnn
+from steadynorm.study.claims.batch_size import CLAIM, tuned
 from steadynorm.study.results import Results
 from steadynorm.study.sources import Images
 from steadynorm.study.tools import Tools
@@ -98,22 +96,3 @@ def test_rates_are_in_proportion_to_the_batch(size: int, lr: float, monkeypatch:
     cell = Cell("batch-size", {"norm": "group", "batch_size": size, "rate": 0.1}, 0, {"optimizer": "momentum"})
     batch_size.run(cell, Tools(cell))
     assert (seen[0].lr, seen[0].batch_size, seen[0].optimizer) == (pytest.approx(lr), size, "momentum")
-
-
-def test_population_statistics_are_averages_over_large_batches() -> None:
-    """Of the first layer, whose inputs do not depend on any statistics: by hand, in float64."""
-    source, model = Images(some_data(examples=64), 32, 0), slim_cnn(1, 28, 10, normalization("batch"))
-    weights = [p.clone() for p in model.parameters()]
-    model(torch.rand(4, 1, 28, 28))
-    population_statistics(model, source)
-    model.double()
-    with torch.no_grad():
-        inputs = [model[0](source.batch(step)[0].double()) for step in range(2)]
-    layer = model[1]
-    assert isinstance(layer, nn.BatchNorm2d)
-    assert layer.running_mean is not None and layer.running_var is not None
-    mean = torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0)
-    var = torch.stack([x.var((0, 2, 3), correction=1) for x in inputs]).mean(0)
-    assert torch.allclose(layer.running_mean.double(), mean, atol=1e-5)
-    assert torch.allclose(layer.running_var.double(), var, rtol=1e-4)
-    assert all(torch.equal(a, b.float()) for a, b in zip(weights, model.parameters(), strict=True))

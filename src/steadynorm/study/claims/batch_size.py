@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-from torch import nn
+import steadynorm as sn
 
 from ...records import Cell, Effect, Figure, Panel, Setting
 from ..claim import Claim, Judgement, Outcome, Preset
@@ -39,20 +38,9 @@ def run(cell: Cell, tools: Tools) -> Outcome:
     outcome = fit(model, recipe, source, tools.keeper)
     if norm != "batch":
         return outcome
-    population_statistics(model, Images(data, AT_ONCE, cell.seed))
+    training = Images(data, AT_ONCE, cell.seed)
+    sn.recalibrate_(model, [training.batch(step)[0] for step in range(training.steps_in_epoch)])
     return replace(outcome, values={**outcome.values, POPULATION: evaluate(model, source.part("test"))[1]})
-
-
-@torch.no_grad()
-def population_statistics(model: nn.Module, source: Images) -> None:
-    """Replaces running statistics by averages over an epoch of large batches, with the weights as they are."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None
-    model.train()
-    for step in range(source.steps_in_epoch):
-        model(source.batch(step)[0])
 
 
 def same_as_batch(factors: Mapping[str, Setting]) -> bool:

@@ -13,7 +13,7 @@ from ..sources import Images, standardized
 from ..sweeps import SHARE, Sweep, accuracy, by_level, mean_accuracy, trained
 from ..tools import Tools
 from ..training import Recipe, fit
-from ..verdict import average, judged, paired_difference
+from ..verdict import contrast, judged, paired_difference
 
 WITHOUT, WITH = "without BN", "with BN"
 
@@ -42,7 +42,7 @@ def judge(results: Results) -> Judgement:
         "points",
         scale=100,
     )
-    absolute = [average(widths[name], f"width {name}", "decades", decides=False) for name in (WITHOUT, WITH)]
+    absolute = [contrast(widths[name], f"width {name}", "decades", decides=False) for name in (WITHOUT, WITH)]
     words = f"{in_words(wider)}{_widths(absolute)}; {in_words(better)}."
     figures = [figure(results, sweeps, scales)]
     return Judgement(judged([wider, better]), words, [wider, better, *absolute], figures, [table(results, sweeps)])

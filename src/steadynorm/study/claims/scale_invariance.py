@@ -13,7 +13,7 @@ from ..claim import Claim, Judgement, Outcome, Preset
 from ..results import Results
 from ..showing import in_words
 from ..tools import Tools
-from ..verdict import average, judged, paired_ratio
+from ..verdict import contrast, judged, paired_ratio
 
 THROUGH, AROUND = "through the statistics", "around the statistics"
 LEARNED = ("bias", "weight and bias")
@@ -136,7 +136,7 @@ def _ends(drift: dict[str, Series], learned: str) -> dict[str, float | None]:
 
 def judge(results: Results) -> Judgement:
     through, around = results.select(gradient=THROUGH), results.select(gradient=AROUND)
-    exact = average(
+    exact = contrast(
         {run.cell.seed: min(margin(run.values[name]) for name in IDENTITIES) for run in through},
         f"identities in float64: how far the largest error is below {TOLERANCE:g}",
         "decades",
@@ -147,12 +147,12 @@ def judge(results: Results) -> Judgement:
         results.by_seed(bias.format("half time"), gradient=AROUND),
         "gradient around the statistics: the bias, last step ÷ half time",
     )
-    still = average(
+    still = contrast(
         {run.cell.seed: margin(change(run)) for run in around},
         f"gradient around the statistics: how far the change of the loss is below {TOLERANCE:g} of it",
         "decades",
     )
-    held = average(
+    held = contrast(
         {run.cell.seed: margin(run.values[bias.format("the end")]) for run in through},
         f"gradient through the statistics: how far the bias stays below {TOLERANCE:g}",
         "decades",
