@@ -18,7 +18,7 @@ from steadynorm.errors import RecordError
 from steadynorm.records import CRASHED, FINISHED, Evidence, Run, place
 from steadynorm.study import study
 from steadynorm.study.claim import Claim
-from steadynorm.study.runner import Engine, run_grid
+from steadynorm.study.runner import Engine, _isolate, _Task, run_grid
 from steadynorm.study.tools import Keeper
 
 from ..support.claims import claim, records_of
@@ -88,6 +88,17 @@ def test_a_run_whose_process_dies_is_recorded_and_stops_no_other(tmp_path: Path)
     died = {label for label, run in found.items() if run.status == CRASHED}
     assert died == {"toy: dies, seed 0", "toy: dies, seed 1"}
     assert "its process died twice" in found["toy: dies, seed 0"].message
+
+
+def test_one_that_was_only_in_progress_when_another_died_is_computed_alone_and_the_rest_together(
+    tmp_path: Path,
+) -> None:
+    given = claim("plain", "again", "more", seeds=1)
+    tasks = [_Task(given, cell, tmp_path, None, Engine(jobs=2)) for cell in given.cells("own")]
+    tasks[0].progress.parent.mkdir(parents=True)
+    tasks[0].progress.touch()
+    _isolate(tasks)
+    assert [records.read(place(tmp_path, task.cell), Run).status for task in tasks] == [FINISHED] * 3
 
 
 def test_another_study_in_the_folder_is_refused_and_kept(tmp_path: Path) -> None:

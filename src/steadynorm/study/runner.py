@@ -154,14 +154,15 @@ def _compute(tasks: Sequence[_Task]) -> None:
 
 def _isolate(tasks: Sequence[_Task]) -> None:
     """After a worker died: those that were in progress alone, to find the one that kills its process; then the rest."""
-    from joblib.externals.loky import get_reusable_executor
+    from joblib.externals.loky import ProcessPoolExecutor
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     for task in tasks:
         if task.done or not task.progress.exists():
             continue
         try:
-            get_reusable_executor(max_workers=1, kill_workers=True).submit(run_cell, *task).result()
+            with ProcessPoolExecutor(max_workers=1) as alone:
+                alone.submit(run_cell, *task).result()
         except BrokenProcessPool:
             run = Run(task.cell, CRASHED, "its process died twice, perhaps for want of memory")
             write(place(task.directory, task.cell), run)
