@@ -14,6 +14,8 @@ import pytest
 
 from steadynorm import records
 
+from .support.study import one_claim, three_claims
+
 COMMAND = [sys.executable, "-m", "steadynorm.cli"]
 
 
@@ -46,6 +48,22 @@ def test_study_then_report(tmp_path: Path) -> None:
     assert "4 of 4 runs\n" in done.stdout
     assert done.stdout.splitlines()[-20:-1] == again.stdout.splitlines()[-20:-1]
     assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_several_studies_make_one_report(tmp_path: Path) -> None:
+    records.write(tmp_path / "quick" / "evidence.json", three_claims())
+    records.write(tmp_path / "full" / "evidence.json", one_claim())
+    drawn = steadynorm("report", "quick", "full", "--out", "both", "--markdown", "both.md", cwd=tmp_path)
+    assert (drawn.returncode, drawn.stderr) == (0, "")
+    text = (tmp_path / "both.md").read_text()
+    assert re.findall(r"^## (.*)$", text, re.M) == ["cnn", "norms", "learning-rate", "cnn, digits"]
+    assert "[cnn, digits](#cnn-digits)" in text
+    assert "\nsteadynorm report quick full --out both\n" in text
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {"evidence.json"}
+    page = steadynorm("report", "quick", "full", "--out", "both", cwd=tmp_path)
+    assert page.returncode == 0
+    assert 'id="claim-cnn-digits"' in (tmp_path / "both" / "report.html").read_text()
+    assert [path.name for path in (tmp_path / "quick").iterdir()] == ["evidence.json"]
 
 
 def test_claims_are_listed(tmp_path: Path) -> None:
@@ -103,6 +121,9 @@ def test_compare_then_report(tmp_path: Path) -> None:
         (("compare", "math:floor", "--data", "math:pi", "--lr", "nan"), "expected epochs >= 1, seeds >= 1 and lr > 0"),
         (("compare", "math:floor"), "Missing option '--data'"),
         (("report", "empty"), "no evidence.json in empty"),
+        (("report",), "Missing argument 'DIRECTORY...'"),
+        (("report", "one", "other"), "expected --out FOLDER for the report of 2 studies"),
+        (("report", "one", "other", "--out", "one"), "expected --out to be another folder than the studies', got one"),
         (("bench", "--peers-python", "nowhere"), "Invalid value for '--peers-python': expected the name or path of a"),
         (("bench", "--peers-python", "./file"), "got './file', which cannot be run. Mend it or leave it out."),
         (("bench", "--out", "file/out"), "cannot write to file/out: Not a directory. Choose another --out."),

@@ -12,7 +12,7 @@ from steadynorm import records
 from steadynorm.errors import RecordError
 from steadynorm.records import EVIDENCE, STUDY, Cell, Evidence, Run, Study
 
-from .support.study import a_cell, a_run, a_study, one_claim, three_claims
+from .support.study import a_cell, a_run, a_section, a_study, one_claim, three_claims
 
 
 @pytest.mark.parametrize("record", [three_claims(), a_study(a_cell(), a_cell(seed=1)), a_run(a_cell())], ids=type)
@@ -31,6 +31,19 @@ def test_what_is_not_finite_is_kept_as_null(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         records.write(tmp_path / "run.json", infinite)
     assert json.loads((tmp_path / "run.json").read_text()) == document
+
+
+def test_joined_evidence_says_what_each_part_is_of() -> None:
+    other = Evidence("One", "full", "second", {"torch": "2.14.0", "gpu": "none"}, [a_section(data="CIFAR-10 (JPEG)")])
+    found = records.joined([three_claims(), other, three_claims()], "third")
+    first = three_claims()
+    assert found.title == first.title
+    assert found.preset == "quick, full"
+    assert found.command == f"{first.command}\nsecond\n{first.command}\nthird"
+    assert found.environment == {"torch": "2.13.0 / 2.14.0", "threads": "1", "gpu": "none"}
+    again = ["cnn, digits", "norms, digits", "learning-rate, digits"]
+    assert [s.claim for s in found.sections] == ["cnn", "norms", "learning-rate", "cnn, CIFAR-10", *again]
+    assert found.sections[3].effects == other.sections[0].effects
 
 
 def test_settings_keep_their_types(tmp_path: Path) -> None:

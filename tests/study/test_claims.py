@@ -57,6 +57,14 @@ def test_the_quick_preset_downloads_nothing(claim: Claim) -> None:
 
 
 @EACH
+def test_only_full_presets_learn_from_all_of_a_larger_data_set(claim: Claim) -> None:
+    for preset, images in {"smoke": {1500}, "quick": {1500}, "full": {None}}.items():
+        for data in {"mnist", "cifar10"} & set(claim.data):
+            assert {cell.settings.get("images") for cell in claim.cells(preset, data=data)} == images
+        assert {cell.settings.get("images") for cell in claim.cells(preset, data="digits")} == {None}
+
+
+@EACH
 def test_a_smoke_run(claim: Claim, tmp_path: Path) -> None:
     """All of it, through the runner, to evidence that can be kept; no run crashes; one seed supports nothing."""
     cells = claim.cells("smoke")

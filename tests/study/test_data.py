@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from steadynorm.errors import DataError
+from steadynorm.records import Cell
 from steadynorm.study.data import ImageData, Part, load
 from steadynorm.study.data.cifar import CLASSES
 from steadynorm.study.data.images import hold_out
+from steadynorm.study.tools import Tools
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 RNG = np.random.default_rng(0)
@@ -101,6 +103,23 @@ def test_several_data_sets_in_one_folder(tmp_path: Path, mnist_files: dict[str, 
     own, beside = load("fashion-mnist", tmp_path), load("mnist", tmp_path)
     assert torch.equal(own.train.images, beside.train.images)
     assert torch.equal(own.train.labels, 9 - beside.train.labels)
+
+
+def test_a_few_images_are_of_all_classes_also_where_files_are_sorted() -> None:
+    images = torch.arange(90, dtype=torch.uint8).reshape(90, 1, 1, 1)
+    every = Part(images, torch.arange(90) // 9)
+    few = ImageData("sorted", "sorted", every, every, every).at_most(30)
+    assert few.examples == {"train": 30, "validation": 10, "test": 30}
+    assert few.test.labels.tolist() == [label for label in range(10) for _ in range(3)]
+    assert few.test.images.flatten().tolist() == list(range(0, 90, 3))
+    assert few.validation.labels.tolist() == list(range(10))
+    assert few.at_most(1000).examples == few.examples
+
+
+def test_a_run_gets_as_many_images_as_its_settings_say() -> None:
+    some = Tools(Cell("c", {}, 0, {"data": "digits", "images": 100})).data()
+    assert some.examples == {"train": 100, "validation": 33, "test": 100}
+    assert Tools(Cell("c", {}, 0, {"data": "digits"})).data().examples["train"] > 1000
 
 
 def test_hold_out_is_a_partition() -> None:

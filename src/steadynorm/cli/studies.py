@@ -107,20 +107,40 @@ def _tenths(console: Console, runs: int) -> Callable[[float], None]:
 
 
 @click.command(name="report")
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directories", nargs=-1, required=True, metavar="DIRECTORY...", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the report.  [default: the one directory]")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write this document instead of the page.")
 @click.option("--figures", type=click.Path(path_type=Path), help="Of its pictures.  [default: figures beside it]")
-def report_command(directory: Path, markdown: Path | None, figures: Path | None) -> None:
-    """Judge and draw the runs in DIRECTORY again, also those of a study that is not finished."""
+def report_command(
+    directories: tuple[Path, ...], out: Path | None, markdown: Path | None, figures: Path | None
+) -> None:
+    """Judge and draw the runs in DIRECTORY again, also those of a study that is not finished.
+
+    Several make one report, in the folder OUT.
+    """
+    if out is None and len(directories) > 1:
+        raise click.UsageError(f"expected --out FOLDER for the report of {len(directories)} studies, got none.")
+    if out in directories:
+        raise click.UsageError(f"expected --out to be another folder than the studies', got {out}.")
     console = Console()
-    if records.exists(directory / records.STUDY):
-        kept = records.read(directory / records.STUDY, records.Study)
-        judge(claims_of(kept), directory)
+    several = [_judged(directory) for directory in directories]
+    if out is not None:
+        command = shlex.join(["steadynorm", "report", *map(str, directories), "--out", str(out)])
+        records.write(out / records.EVIDENCE, records.joined(several, command))
+    directory = out or directories[0]
     if markdown is None:
         _show(console, directory)
         return
     file, *pictures = report.document(directory, markdown, figures or markdown.parent / "figures")
     console.print(f"wrote {file}; {len(pictures)} pictures", soft_wrap=True, highlight=False)
+
+
+def _judged(directory: Path) -> records.Evidence:
+    """The evidence of a folder: of the runs in it now, if it is a study's."""
+    if not records.exists(directory / records.STUDY):
+        return records.read(directory / records.EVIDENCE, records.Evidence)
+    study = records.read(directory / records.STUDY, records.Study)
+    return judge(claims_of(study), directory)
 
 
 @click.command()

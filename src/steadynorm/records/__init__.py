@@ -12,6 +12,7 @@ from .evidence import (
     Panel,
     Section,
     Table,
+    joined,
 )
 from .files import exists, finite, read, replace, write
 from .runs import (
@@ -57,6 +58,7 @@ __all__ = [
     "exists",
     "finished",
     "finite",
+    "joined",
     "place",
     "read",
     "replace",

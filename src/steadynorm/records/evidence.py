@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 
@@ -125,3 +126,29 @@ class Evidence:
     command: str
     environment: dict[str, str]
     sections: list[Section]
+
+
+def joined(several: Sequence[Evidence], command: str) -> Evidence:
+    """The sections of several studies as one evidence. A claim that an earlier study has too is named with its data.
+
+    Args:
+        several: at least one.
+        command: joins them; told after the studies' own commands.
+    """
+    sections: list[Section] = []
+    for section in (section for evidence in several for section in evidence.sections):
+        again = any(section.claim == other.claim for other in sections)
+        name = f"{section.claim}, {section.data.partition(' (')[0]}" if again else section.claim
+        sections.append(replace(section, claim=name))
+    names = dict.fromkeys(name for evidence in several for name in evidence.environment)
+    return Evidence(
+        several[0].title,
+        _each_once([evidence.preset for evidence in several], ", "),
+        "\n".join([*(evidence.command for evidence in several), command]),
+        {name: _each_once([e.environment[name] for e in several if name in e.environment], " / ") for name in names},
+        sections,
+    )
+
+
+def _each_once(texts: Sequence[str], between: str) -> str:
+    return between.join(dict.fromkeys(text for text in texts if text))

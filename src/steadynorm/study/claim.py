@@ -11,6 +11,9 @@ from ..records import FINISHED, Cell, Effect, Figure, Series, Setting, Table
 from .results import Results
 from .tools import Tools
 
+IMAGES = 1500
+"""So many of a larger data set's images are learned from in the presets that are not full; digits has fewer."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -102,6 +105,8 @@ class Claim:
             settings.setdefault("data", self.data[0])
             if data in self.data:
                 settings["data"] = data
+            if preset != "full" and settings["data"] != "digits":
+                settings["images"] = IMAGES
         factors = [dict(zip(found.grid, values, strict=True)) for values in itertools.product(*found.grid.values())]
         kept = [chosen for chosen in factors if self.skip is None or not self.skip(chosen)]
         return [Cell(self.name, chosen, seed, settings) for seed in range(seeds or found.seeds) for chosen in kept]

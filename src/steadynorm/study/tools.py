@@ -78,8 +78,10 @@ class Tools:
         self.keeper = Keeper(None if directory is None else place(directory, cell, "pt"))
 
     def data(self) -> ImageData:
-        """The data set that the cell's settings name."""
-        return cached(str(self._cell.settings["data"]), self._data_directory)
+        """The data set that the cell's settings name, or as many of its images as they say."""
+        settings: dict[str, Any] = self._cell.settings
+        data = cached(settings["data"], self._data_directory)
+        return data.at_most(settings["images"]) if "images" in settings else data
 
     def file(self, ending: str) -> Path | None:
         """A file beside the run's record, for what is too large for it; None if nothing is kept."""
