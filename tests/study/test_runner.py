@@ -79,6 +79,8 @@ def test_a_run_that_raises_is_recorded_and_stops_no_other(tmp_path: Path, jobs: 
     assert (bad.status, good.status) == (CRASHED, FINISHED)
     assert bad.message.startswith("ArithmeticError: as asked (claims.py, line ")
     assert evidence.sections[0].runs == {"finished": 1, "diverged": 0, "crashed": 1, "missing": 0}
+    shown = evidence.sections[0].tables[-1]
+    assert (shown.title, shown.rows) == ("Crashed runs", [["toy: raises, seed 0", bad.message]])
 
 
 def test_a_run_whose_process_dies_is_recorded_and_stops_no_other(tmp_path: Path) -> None:

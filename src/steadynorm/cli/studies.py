@@ -118,7 +118,8 @@ def report_command(
 
     Several make one report, in the folder OUT.
     """
-    if out is None and len(directories) > 1:
+    first, *others = directories
+    if out is None and others:
         raise click.UsageError(f"expected --out FOLDER for the report of {len(directories)} studies, got none.")
     if out in directories:
         raise click.UsageError(f"expected --out to be another folder than the studies', got {out}.")
@@ -127,7 +128,7 @@ def report_command(
     if out is not None:
         command = shlex.join(["steadynorm", "report", *map(str, directories), "--out", str(out)])
         records.write(out / records.EVIDENCE, records.joined(several, command))
-    directory = out or directories[0]
+    directory = out or first
     if markdown is None:
         _show(console, directory)
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import records
 from ..errors import RecordError
-from ..records import EVIDENCE, FINISHED, STUDY, Cell, Data, Evidence, Run, Section, Study
+from ..records import CRASHED, DIVERGED, EVIDENCE, FINISHED, STUDY, Cell, Data, Evidence, Run, Section, Study, Table
 from .claim import Claim
 from .environment import environment
 from .results import Results
@@ -112,7 +112,7 @@ def _change_of_cells(found: Study, wanted: Study) -> str:
 def _section(claim: Claim, study: Study, runs: list[Run]) -> Section:
     cells = [cell for cell in study.cells if cell.claim == claim.name]
     judgement = claim.judge(Results(runs))
-    counts = {status: sum(run.status == status for run in runs) for status in (FINISHED, "diverged", "crashed")}
+    counts = {status: sum(run.status == status for run in runs) for status in (FINISHED, DIVERGED, CRASHED)}
     name = cells[0].settings.get("data")
     return Section(
         claim.name,
@@ -129,7 +129,13 @@ def _section(claim: Claim, study: Study, runs: list[Run]) -> Section:
         judgement.finding,
         judgement.effects,
         judgement.figures,
-        judgement.tables,
+        [*judgement.tables, *_crashes(runs)],
         {**counts, "missing": len(cells) - len(runs)},
         len({cell.seed for cell in cells}),
     )
+
+
+def _crashes(runs: list[Run]) -> list[Table]:
+    """What happened to the runs that crashed, if any did."""
+    rows: list[list[float | str | None]] = [[r.cell.label, r.message] for r in runs if r.status == CRASHED]
+    return [Table("Crashed runs", ["run", "what happened"], rows)] if rows else []
