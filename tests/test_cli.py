@@ -8,21 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from steadynorm import records
 
+from .support import command
 from .support.study import one_claim, three_claims
 
 COMMAND = [sys.executable, "-m", "steadynorm.cli"]
 
 
 def steadynorm(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "90", "https_proxy": "http://127.0.0.1:9"}
-    if "--data-dir" in arguments:
-        environment["XDG_CACHE_HOME"] = str(cwd / "cache")  # where no data were fetched to before
+    environment = {**os.environ, "COLUMNS": "90"}
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
     )
@@ -39,8 +39,8 @@ def test_study_then_report(tmp_path: Path) -> None:
         *("data", "evidence.json", "figures", "report.html", "runs", "study.json")
     }
     assert len(list(out.glob("runs/cnn/*.json"))) == 4
-    command = records.read(out / "study.json", records.Study).command
-    assert command == "steadynorm study cnn --preset smoke --out runs/cnn-smoke"
+    kept = records.read(out / "study.json", records.Study).command
+    assert kept == "steadynorm study cnn --preset smoke --out runs/cnn-smoke"
     for path in (out / "report.html", out / "evidence.json"):
         path.unlink()
     again = steadynorm("report", out, cwd=tmp_path)
@@ -50,18 +50,19 @@ def test_study_then_report(tmp_path: Path) -> None:
     assert (out / "report.html").stat().st_size > 10_000
 
 
-def test_several_studies_make_one_report(tmp_path: Path) -> None:
-    records.write(tmp_path / "quick" / "evidence.json", three_claims())
-    records.write(tmp_path / "full" / "evidence.json", one_claim())
-    drawn = steadynorm("report", "quick", "full", "--out", "both", "--markdown", "both.md", cwd=tmp_path)
-    assert (drawn.returncode, drawn.stderr) == (0, "")
+def test_several_studies_make_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, evidence in {"quick": three_claims(), "full": one_claim()}.items():
+        sections = [replace(section, figures=[]) for section in evidence.sections]
+        records.write(tmp_path / name / "evidence.json", replace(evidence, sections=sections))
+    both = ("report", "quick", "full", "--out", "both")
+    assert command.steadynorm(monkeypatch, *both, "--markdown", "both.md") == 0
     text = (tmp_path / "both.md").read_text()
     assert re.findall(r"^## (.*)$", text, re.M) == ["cnn", "norms", "learning-rate", "cnn, digits"]
     assert "[cnn, digits](#cnn-digits)" in text
     assert "\nsteadynorm report quick full --out both\n" in text
     assert {path.name for path in (tmp_path / "both").iterdir()} == {"evidence.json"}
-    page = steadynorm("report", "quick", "full", "--out", "both", cwd=tmp_path)
-    assert page.returncode == 0
+    assert command.steadynorm(monkeypatch, *both) == 0
     assert 'id="claim-cnn-digits"' in (tmp_path / "both" / "report.html").read_text()
     assert [path.name for path in (tmp_path / "quick").iterdir()] == ["evidence.json"]
 
@@ -100,8 +101,8 @@ def test_compare_then_report(tmp_path: Path) -> None:
     assert again.returncode == 0
     assert done.stdout.endswith(again.stdout)
     assert "the user's own; runs: 4 finished, over 2 seeds" in done.stdout
-    command = records.read(tmp_path / "o" / "study.json", records.Study).command
-    assert command.startswith("steadynorm compare mine:build --data mine:loaders --norms batch,none --epochs 2")
+    kept = records.read(tmp_path / "o" / "study.json", records.Study).command
+    assert kept.startswith("steadynorm compare mine:build --data mine:loaders --norms batch,none --epochs 2")
 
 
 @pytest.mark.parametrize(
@@ -127,19 +128,34 @@ def test_compare_then_report(tmp_path: Path) -> None:
         (("bench", "--peers-python", "nowhere"), "Invalid value for '--peers-python': expected the name or path of a"),
         (("bench", "--peers-python", "./file"), "got './file', which cannot be run. Mend it or leave it out."),
         (("bench", "--out", "file/out"), "cannot write to file/out: Not a directory. Choose another --out."),
-        (("train",), "No such command 'train'"),
         (("study", "--gpu"), "No such option"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "file").write_text("")
-    done = steadynorm(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.startswith("steadynorm: ")
-    assert done.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where no data were fetched to before
+    assert command.steadynorm(monkeypatch, *arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("steadynorm: ")
+    assert said.count("\n") == 1
     assert not [path for path in tmp_path.rglob("*.json*") if "cache" not in path.parts]
+
+
+def test_bad_input_to_a_process_of_its_own(tmp_path: Path) -> None:
+    done = steadynorm("train", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("steadynorm: No such command 'train'")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -156,8 +172,8 @@ def test_interrupt_keeps_finished_runs_and_says_how_to_go_on(tmp_path: Path) -> 
     """Ctrl-C after the first run: it is kept, its report can be drawn, and the same command finishes the study."""
     arguments = ["study", "--preset", "quick", "--seeds", "1", "--jobs", "1", "--out", "o"]
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job ignores it
-    command = [sys.executable, "-c", f"{heed}; from steadynorm.cli import main; main()", *arguments]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    program = [sys.executable, "-c", f"{heed}; from steadynorm.cli import main; main()", *arguments]
+    process = subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
     while not list((tmp_path / "o").glob("runs/*/*.json")):
         assert time.monotonic() < deadline

@@ -16,19 +16,10 @@ from steadynorm.bench.cases import FIRST, FORWARD, LAST, RELU, TRAINING, Case
 from steadynorm.bench.record import Benchmark, read
 from steadynorm.cli import benchmarks
 
+from ..support.command import steadynorm
 from .rows import row
 
 CASES = [Case((4, 3, 5, 5), order, "float32", RELU, mode) for order in (FIRST, LAST) for mode in (TRAINING, FORWARD)]
-
-
-def steadynorm(patch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
-    """The exit code of that command, run in this process."""
-    patch.setattr(sys, "argv", ["steadynorm", *arguments])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return stop.code
-    return 0
 
 
 class Bench:
