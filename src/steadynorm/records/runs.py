@@ -66,7 +66,7 @@ class Run:
         message: "", or what happened.
         values: figures of merit; None where not finite.
         series: figures over steps.
-        seconds: times, by name: the only content that differs when the run is repeated.
+        seconds: processor times, by name: the only content that differs when the run is repeated.
     """
 
     cell: Cell

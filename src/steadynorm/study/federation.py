@@ -80,7 +80,7 @@ def federate(
     points, seconds, finished = [list(point) for point in state["points"]], state["seconds"], state["round"]
     sound = True
     while finished < rounds and sound:
-        begin = time.perf_counter()
+        begin = time.process_time()
         states, common = [], {name: tensor.clone() for name, tensor in model.state_dict().items()}
         for client, part in enumerate(parts):
             model.load_state_dict(common)
@@ -89,7 +89,7 @@ def federate(
             _train(model, source, local_epochs, lr)
             states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         model.load_state_dict(merge(states, [float(len(part)) for part in parts]))
-        seconds += time.perf_counter() - begin
+        seconds += time.process_time() - begin
         finished += 1
         sound = all(bool(parameter.isfinite().all()) for parameter in model.parameters())
         points.append([finished, *evaluate(model, validation)])

@@ -14,6 +14,8 @@ CURVES = {
     "train loss": ("Training loss", "nats"),
     "validation loss": ("Validation loss", "nats"),
 }
+SECONDS: Mapping[str, Measure] = {"processor seconds of training": lambda run: run.seconds["training"]}
+"""For tables."""
 CAPTION = (
     "Lines are means over seeds, bands the range from the lowest to the highest; what is not finite is left out. "
     "Training figures are averages since the last evaluation, in train mode while the weights moved; validation "

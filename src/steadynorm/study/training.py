@@ -79,10 +79,10 @@ def fit(
     if progress.step == 0 and probe is not None:
         progress.add(0, probe(model, 0))
     while progress.step < steps and progress.finite:
-        begin = time.perf_counter()
+        begin = time.process_time()
         rate = recipe.lr * recipe.decay ** (progress.step / steps)
         _train_step(model, optimizer, rate, source.batch(progress.step), progress)
-        progress.seconds += time.perf_counter() - begin
+        progress.seconds += time.process_time() - begin
         if progress.step % every == 0 or progress.step == steps or not progress.finite:
             _look(model, source, probe, progress)
         keeper.offer(progress.step, steps, lambda: _state(model, optimizer, progress))

@@ -41,7 +41,7 @@ def judge(results: Results) -> Judgement:
             "test accuracy": "test accuracy",
             "best validation accuracy": "best validation accuracy",
             "validation-loss roughness": roughness,
-            "ms a step": milliseconds,
+            "processor ms a step": milliseconds,
         },
     )
     return Judgement(

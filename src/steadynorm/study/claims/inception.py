@@ -15,7 +15,7 @@ from ..data import ImageData
 from ..distortion import centred, distort
 from ..models.inception import Inception
 from ..results import Results
-from ..showing import bars, in_words, means, training_figure
+from ..showing import SECONDS, bars, in_words, means, training_figure
 from ..sources import Images
 from ..tools import Keeper, Tools
 from ..training import Recipe, fit
@@ -142,7 +142,7 @@ def judge(results: Results) -> Judgement:
     effects = [*faster, sigmoid, *better, *of_ensemble(results)]
     alone = results.mean(BEST, network="Sigmoid")
     chance = "" if alone != alone else f"; without BN sigmoids reach {alone:.3f}, where guessing gives 0.1"
-    measures = {BEST: BEST, "test accuracy": "test accuracy", "training seconds": lambda run: run.seconds["training"]}
+    measures = {BEST: BEST, "test accuracy": "test accuracy", **SECONDS}
     accuracy = bars(results, "test accuracy", "network", "Test accuracy after the last step", "accuracy")
     return Judgement(
         judged(effects),

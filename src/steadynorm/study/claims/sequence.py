@@ -8,7 +8,7 @@ from ...records import Cell, Effect, Figure
 from ..claim import Claim, Judgement, Outcome, Preset
 from ..models.recurrent import NORMS, Recurrent
 from ..results import Results
-from ..showing import bars, in_words, means
+from ..showing import SECONDS, bars, in_words, means
 from ..sources import Images
 from ..tools import Tools
 from ..training import Recipe, fit
@@ -41,7 +41,7 @@ def judge(results: Results) -> Judgement:
     measures = {
         "test accuracy": "test accuracy",
         "validation accuracy, last step": last_validation,
-        "training seconds": lambda run: run.seconds["training"],
+        **SECONDS,
     }
     accuracy = bars(best, "test accuracy", "norm", "Test accuracy after the last step", "accuracy")
     return Judgement(

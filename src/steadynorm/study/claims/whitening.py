@@ -72,7 +72,7 @@ def judge(results: Results) -> Judgement:
         )
         for name in others
     ]
-    measures = {"test accuracy": "test accuracy", "ms a step": milliseconds}
+    measures = {"test accuracy": "test accuracy", "processor ms a step": milliseconds}
     panels = [
         bars(results, milliseconds, "norm", "Processor time of a training step", "ms"),
         bars(results, "test accuracy", "norm", "Test accuracy after the last step", "accuracy"),
