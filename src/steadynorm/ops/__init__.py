@@ -22,6 +22,14 @@ from torch.autograd import forward_ad
 
 from ..kernels import Apply, eager, has_memory, serving
 from ..moments import Moments, statistics_dtype
+from .gradients import (
+    Four,
+    batch_norm_gradients,
+    changes_dresidual,
+    normalize_gradients,
+    save_batch_norm,
+    save_normalize,
+)
 from .views import dense, fold_channels, fold_examples, fold_settings, unfold
 
 __all__ = ["batch_norm", "dense", "normalize"]
@@ -31,7 +39,6 @@ SETTINGS = (
 )
 """`Apply` in an operator's schema."""
 _APPLY = f"{SETTINGS}, int groups"
-Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def batch_norm(x: Tensor, apply: Apply, groups: int = 1) -> tuple[Tensor, Moments]:
@@ -52,25 +59,6 @@ def batch_norm(x: Tensor, apply: Apply, groups: int = 1) -> tuple[Tensor, Moment
 def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1) -> Tensor:
     """Normalizes by given statistics, (C,) or (groups, C), which receive no gradient; the rest as `batch_norm`."""
     return _route(_NORMALIZE, x, mean, var, *apply, groups)
-
-
-def differentiable_backward(
-    dy: Tensor, x: Tensor, apply: Apply, groups: int = 1, constants: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x, weight, bias and residual in operations that torch differentiates.
-
-    Of `normalize` where its mean and variance are given as constants, else of `batch_norm`.
-    """
-    mask = apply.mask
-    if mask is not None:  # what it leaves out may be nan, which `where` keeps from results but not from a graph
-        dy, x = torch.where(mask, dy, 0), torch.where(mask, x, 0)
-        apply = apply._replace(residual=None if apply.residual is None else torch.where(mask, apply.residual, 0))
-    if constants is None:
-        moments = eager.moments(x, mask, groups)
-        grads = eager.backward(dy, x, moments.mean, moments.var, apply, moments.count, groups)
-    else:
-        grads = eager.backward(dy, x, *constants, apply, None, groups)
-    return grads.x, _shaped_like(apply.weight, grads.weight), _shaped_like(apply.bias, grads.bias), grads.residual
 
 
 def transforms_active() -> bool:
@@ -138,71 +126,6 @@ def _backward(dy: Tensor, x: Tensor, *settings: Any) -> Four:
     return _backward_by(serving(x, dy), dy, x, *settings)
 
 
-def changes_dresidual(apply: Apply) -> bool:
-    """Whether there is a residual, and its gradient is not simply dy."""
-    return apply.residual is not None and (apply.activation is not None or apply.mask is not None)
-
-
-# ---- autograd, shared by the autograd functions and the operators ----
-
-
-def _save(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *settings: Any) -> None:
-    apply = Apply(*settings[:-1])
-    _, _, ctx.eps, _, _, ctx.activation, ctx.negative_slope, ctx.groups = settings
-    ctx.has_residual = apply.residual is not None
-    residual = apply.residual if changes_dresidual(apply) else None
-    ctx.save_for_backward(x, mean, var, count, apply.weight, apply.bias, residual, apply.mask)
-    ctx.set_materialize_grads(False)
-
-
-def _save_batch_norm(ctx: Any, inputs: tuple, output: Four) -> None:
-    x, *settings = inputs
-    _, count, mean, m2 = output
-    ctx.mark_non_differentiable(count, mean, m2)
-    var = m2 / count if settings[4] is None and x.numel() > 0 else Moments(count, mean, m2).var
-    _save(ctx, x, mean, var, count, *settings)
-
-
-def _save_normalize(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    """Copies the statistics, which are running ones: a train-mode forward may move them before this backward."""
-    x, mean, var, *settings = inputs
-    if any(ctx.needs_input_grad):
-        _save(ctx, x, mean.clone(), var.clone(), None, *settings)
-
-
-def _gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tuple[Tensor | None, ...]:
-    """Gradients of x, weight, bias, eps, residual: where a graph of them is asked for, in differentiable operations."""
-    if dy is None:
-        return (None,) * 5
-    x, mean, var, count, weight, bias, residual, mask = ctx.saved_tensors
-    apply = Apply(weight, bias, ctx.eps, residual, mask, ctx.activation, ctx.negative_slope)
-    if torch.is_grad_enabled():
-        constants = (mean, var) if count is None else None
-        dx, dweight, dbias, dresidual = differentiable_backward(dy, x, apply, ctx.groups, constants)
-    else:
-        dx, dweight, dbias, dresidual = kernel(dy, x, mean, var, count, *apply, ctx.groups)
-        dweight, dbias = _shaped_like(weight, dweight), _shaped_like(bias, dbias)
-    return dx, dweight, dbias, None, None if not ctx.has_residual else dy if residual is None else dresidual
-
-
-def _shaped_like(parameter: Tensor | None, gradient: Tensor) -> Tensor | None:
-    """(groups, C) → the parameter's shape, (C,) or (groups, C), and dtype; None for no parameter."""
-    if parameter is None:
-        return None
-    if parameter.dim() == 1:
-        gradient = gradient[0] if gradient.shape[0] == 1 else gradient.sum(0)
-    return gradient.to(parameter.dtype)
-
-
-def _batch_norm_gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tuple[Tensor | None, ...]:
-    return (*_gradients(ctx, dy, kernel), None, None, None, None)
-
-
-def _normalize_gradients(ctx: Any, dy: Tensor | None, kernel: Callable[..., Four]) -> tuple[Tensor | None, ...]:
-    dx, *rest = _gradients(ctx, dy, kernel)
-    return (dx, None, None, *rest, None, None, None, None)
-
-
 # ---- vmap: the mapped dimension becomes groups ----
 
 
@@ -243,7 +166,7 @@ def _vmap_backward(info: Any, in_dims: tuple, dy: Tensor, x: Tensor, *rest: Any)
 
 class _BatchNorm(torch.autograd.Function):
     forward = staticmethod(_batch_norm)
-    setup_context = staticmethod(_save_batch_norm)
+    setup_context = staticmethod(save_batch_norm)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Four, tuple]:
@@ -251,12 +174,12 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _batch_norm_gradients(ctx, grad_outputs[0], _backward)
+        return batch_norm_gradients(ctx, grad_outputs[0], _backward)
 
 
 class _Normalize(torch.autograd.Function):
     forward = staticmethod(_normalize)
-    setup_context = staticmethod(_save_normalize)
+    setup_context = staticmethod(save_normalize)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
@@ -264,7 +187,7 @@ class _Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _normalize_gradients(ctx, grad_outputs[0], _backward)
+        return normalize_gradients(ctx, grad_outputs[0], _backward)
 
 
 def _plain(function: Any) -> type[torch.autograd.Function]:
@@ -318,10 +241,10 @@ def _(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor | None, *s
 
 
 _batch_norm_op.register_autograd(
-    lambda ctx, dy, *_: _batch_norm_gradients(ctx, dy, _backward_op), setup_context=_save_batch_norm
+    lambda ctx, dy, *_: batch_norm_gradients(ctx, dy, _backward_op), setup_context=save_batch_norm
 )
 _normalize_op.register_autograd(
-    lambda ctx, dy: _normalize_gradients(ctx, dy, _backward_op), setup_context=_save_normalize
+    lambda ctx, dy: normalize_gradients(ctx, dy, _backward_op), setup_context=save_normalize
 )
 _batch_norm_op.register_vmap(partial(_vmap_batch_norm, _batch_norm_op))
 _normalize_op.register_vmap(partial(_vmap_normalize, _normalize_op))

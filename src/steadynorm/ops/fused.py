@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..kernels import COMPILED, Apply, Running, compiled, has_memory
-from . import changes_dresidual, differentiable_backward, transforms_active
+from . import transforms_active
+from .gradients import changes_dresidual, differentiable_backward
 
 
 def batch_norm(x: Tensor, apply: Apply, running: Running) -> Tensor | None:

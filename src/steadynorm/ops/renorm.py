@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..kernels import Apply, has_memory, serving
 from ..moments import Moments
-from . import batch_norm, changes_dresidual, differentiable_backward, transforms_active
+from . import batch_norm, transforms_active
+from .gradients import changes_dresidual, differentiable_backward
 
 
 def batch_renorm(x: Tensor, apply: Apply, batch: Moments, r: Tensor, d: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.weak import TensorWeakRef
 
 from ..kernels import Apply, Running, compiled, has_memory
-from . import differentiable_backward, transforms_active
+from . import transforms_active
+from .gradients import differentiable_backward
 
 LARGEST = 1 << 17
 """Values up to which torch's operator is faster in training, where Python costs more than a kernel saves."""

@@ -19,7 +19,8 @@ from torch._library.effects import EffectType
 from ..errors import InvalidInputError, SynchronizationError
 from ..kernels import Apply, eager, serving
 from ..moments import Moments, statistics_dtype
-from . import SETTINGS, Four, changes_dresidual
+from . import SETTINGS
+from .gradients import Four, changes_dresidual
 
 _RANKS = "str group, str who"
 
