@@ -119,7 +119,10 @@ def test_compare_then_report(tmp_path: Path) -> None:
         (("study", "--out", "file/out"), "cannot write to file/out"),
         (("compare", "math:pi", "--data", "math:pi"), "expected at least two factories"),
         (("compare", "nowhere:x", "--data", "math:pi"), "expected a module that can be imported, got 'nowhere'"),
-        (("compare", "math:floor", "--data", "math:pi", "--lr", "nan"), "expected epochs >= 1, seeds >= 1 and lr > 0"),
+        (
+            ("compare", "math:floor", "--data", "math:pi", "--lr", "nan"),
+            "expected epochs >= 1, seeds >= 1, lr > 0",
+        ),
         (("compare", "math:floor"), "Missing option '--data'"),
         (("report", "empty"), "no evidence.json in empty"),
         (("report",), "Missing argument 'DIRECTORY...'"),

@@ -37,7 +37,8 @@ def test_joined_evidence_says_what_each_part_is_of() -> None:
     other = Evidence("One", "full", "second", {"torch": "2.14.0", "gpu": "none"}, [a_section(data="CIFAR-10 (JPEG)")])
     found = records.joined([three_claims(), other, three_claims()], "third")
     first = three_claims()
-    assert found.title == first.title
+    assert found.title == "What batch normalization does"
+    assert records.joined([one_claim()], "c").title == one_claim().title
     assert found.preset == "quick, full"
     assert found.command == f"{first.command}\nsecond\n{first.command}\nthird"
     assert found.environment == {"torch": "2.13.0 / 2.14.0", "threads": "1", "gpu": "none"}

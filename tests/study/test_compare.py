@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import steadynorm as sn
+from steadynorm.errors import InvalidArgumentError, RecordError
 from steadynorm.records import CONTRADICTED, STUDY, SUPPORTED, UNDECIDED, Cell, Run, Study, place, read
-from steadynorm.study.compare import judge, normalized
+from steadynorm.study.compare import claims_of, judge, normalized
 from steadynorm.study.results import Results
 from steadynorm.study.runner import Engine
 
@@ -92,14 +93,42 @@ def test_the_first_must_beat_every_other(results: Results, verdict: str) -> None
     assert judge(["a", "b", "c"], results).verdict == verdict
 
 
+def test_other_networks_or_data_are_another_study(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"epochs": 1, "seeds": 1, "out": tmp_path, "engine": Engine(jobs=1)}
+    first = sn.compare({"a": build, "b": Constant}, data, **given)
+    assert sn.compare({"a": build, "b": Constant}, data, **given) == first
+    with pytest.raises(RecordError, match=r"other settings \(networks: '\w+', now '\w+'\)"):
+        sn.compare({"a": partial(build, 16), "b": Constant}, data, **given)
+    with pytest.raises(RecordError, match=r"other settings \(data compare\)"):
+        sn.compare({"a": build, "b": Constant}, partial(data, 48), **given)
+
+
+def test_without_a_test_loader_it_says_what_was_judged(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"epochs": 1, "seeds": 1, "engine": Engine(jobs=1)}
+    section = sn.compare({"a": build, "b": Constant}, data, out=tmp_path / "two", **given).sections[0]
+    assert section.effects[0].label == "validation accuracy, last step, a − b"
+    assert "no loader for testing" in section.measure
+    three = sn.compare({"a": build, "b": Constant}, lambda: [*data(), data()[1]], out=tmp_path / "three", **given)
+    assert three.sections[0].effects[0].label == "test accuracy, a − b"
+    kept = claims_of(read(tmp_path / "two" / STUDY, Study))["compare"]
+    assert kept.measure == section.measure
+
+
+def test_a_norm_there_is_not_is_refused_before_training() -> None:
+    assert list(normalized(build, ["batch", " none"])) == ["batch", "none"]
+    with pytest.raises(InvalidArgumentError, match=r"expected norms of batch, .*, none, got 'gruop'"):
+        normalized(build, ["batch", "gruop"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"variants": {"a": build}}, "expected at least two factories by name, got .* Pass functions that build"),
         ({"variants": {"a": build, "b": build()}}, "expected at least two factories"),
-        ({"epochs": 0}, "expected epochs >= 1, seeds >= 1 and lr > 0, got epochs=0"),
+        ({"epochs": 0}, "expected epochs >= 1, seeds >= 1, lr > 0 and weight_decay >= 0, got epochs=0"),
         ({"seeds": 0}, "seeds=0"),
         ({"lr": float("nan")}, "lr=nan"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0"),
         ({"optimizer": "lion"}, "expected an optimizer of adam, adamw, sgd, momentum, got 'lion'"),
     ],
 )

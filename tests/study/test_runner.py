@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +18,8 @@ import torch
 from steadynorm import records
 from steadynorm.errors import RecordError
 from steadynorm.records import CRASHED, FINISHED, Evidence, Run, place
-from steadynorm.study import study
-from steadynorm.study.claim import Claim
+from steadynorm.study import runner, study
+from steadynorm.study.claim import Claim, Outcome
 from steadynorm.study.runner import Engine, _isolate, _Task, run_grid
 from steadynorm.study.tools import Keeper
 
@@ -101,6 +103,39 @@ def test_one_that_was_only_in_progress_when_another_died_is_computed_alone_and_t
     tasks[0].progress.touch()
     _isolate(tasks)
     assert [records.read(place(tmp_path, task.cell), Run).status for task in tasks] == [FINISHED] * 3
+
+
+def test_a_dask_worker_that_dies_ends_its_run_and_no_other(tmp_path: Path) -> None:
+    given = claim("dies", "plain", seeds=1)
+    evidence = ran(given, tmp_path, Engine("dask", jobs=2))
+    assert evidence.sections[0].runs == {"finished": 1, "diverged": 0, "crashed": 1, "missing": 0}
+    assert "its process died several times" in str(evidence.sections[0].tables[-1].rows)
+
+
+def test_a_cluster_elsewhere_writes_into_the_folder_of_the_study(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its workers have a working directory of their own, and the study's folder is a relative path."""
+    from dask.distributed import LocalCluster
+
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "ours").mkdir()
+    monkeypatch.chdir(tmp_path / "theirs")
+    with LocalCluster(n_workers=1, threads_per_worker=1) as cluster:
+        monkeypatch.chdir(tmp_path / "ours")
+        evidence = ran(claim(seeds=1), Path("out"), Engine("dask", address=str(cluster.scheduler_address)))  # type: ignore[attr-defined]
+    assert evidence.sections[0].runs["finished"] == 2
+    assert len(records_of(tmp_path / "ours" / "out")) == 2
+
+
+def test_runs_that_left_no_record_are_an_error(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(runner, "_by_processes", lambda tasks, engine: None)
+    with pytest.raises(RecordError, match=r"4 of 4 runs left no record in .*\. A cluster's machines must share"):
+        ran(claim(), tmp_path)
+
+
+def test_what_is_not_finite_does_not_stop_the_study(tmp_path: Path) -> None:
+    given = replace(claim(seeds=1), run=lambda cell, tools: Outcome({"loss": float("nan")}))
+    ran(given, tmp_path)
+    assert records.read(place(tmp_path, given.cells("own")[0]), Run).values == {"loss": None}
 
 
 def test_another_study_in_the_folder_is_refused_and_kept(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from steadynorm.study.data import ImageData, Part
 from steadynorm.study.results import Results
 from steadynorm.study.runner import Engine, run_cell
 from steadynorm.study.sources import standardized
-from steadynorm.study.sweeps import by_level, mean_accuracy, validated
+from steadynorm.study.sweeps import by_level, mean_accuracy
 from steadynorm.study.tools import Tools
+from steadynorm.study.tuning import validated
 from steadynorm.study.verdict import contrast, judged, paired_difference, paired_ratio
 
 from .claims.sweep_runs import crashed, diverged, trained

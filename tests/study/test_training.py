@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -115,10 +116,18 @@ def images(data: ImageData) -> Source:
 
 def loaders(data: ImageData) -> Source:
     train = DataLoader(tensors(data.train), 16, shuffle=True, drop_last=True)
-    return Loaders([train, DataLoader(tensors(data.validation), 8), DataLoader(tensors(data.test), 8)], 3)
+    return Loaders(lambda: [train, DataLoader(tensors(data.validation), 8), DataLoader(tensors(data.test), 8)], 3)
 
 
-@pytest.mark.parametrize("source", [images, loaders])
+def own_generators(data: ImageData) -> Source:
+    """Loaders that draw from generators of their own, which others have drawn from before."""
+    generator = torch.Generator()
+    generator.seed()
+    train = DataLoader(tensors(data.train), 16, shuffle=True, drop_last=True, generator=generator)
+    return Loaders(lambda: [train, DataLoader(tensors(data.validation), 8), DataLoader(tensors(data.test), 8)], 3)
+
+
+@pytest.mark.parametrize("source", [images, loaders, own_generators])
 @pytest.mark.parametrize("at", [1, 4, 6, 11])
 def test_an_interrupted_training_goes_on_to_the_same_bits(source: Any, at: int, tmp_path: Path) -> None:
     """With dropout, Adam's moments, a probe, random augmentation; in mid-epoch, at its end, at the very end."""
@@ -163,7 +172,24 @@ def test_loaders_and_the_network_draw_apart() -> None:
 )
 def test_loaders_that_are_none(given: Any, message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
-        Loaders(given, 0)
+        Loaders(lambda: given, 0)
+
+
+def test_loaders_are_made_from_the_seed_whatever_was_drawn_before() -> None:
+    data = small_data(66)
+
+    def made() -> list[DataLoader[Any]]:
+        index = np.random.permutation(66).tolist()  # noqa: NPY002 (as users do)
+        kept, rest = torch.utils.data.random_split(tensors(data.train), [50, 16])
+        return [DataLoader(kept, 16), DataLoader(torch.utils.data.Subset(rest, [i % 16 for i in index[:8]]), 8)]
+
+    def labels(seed: int) -> list[Tensor]:
+        return [Loaders(made, seed).batch(0)[1], *(y for _, y in Loaders(made, seed).part("validation"))]
+
+    first = labels(1)
+    np.random.rand(5), torch.rand(5)  # noqa: NPY002
+    assert all(map(torch.equal, first, labels(1)))
+    assert not torch.equal(first[0], labels(2)[0])
 
 
 def test_a_diverging_run_stops_and_says_so() -> None:

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from steadynorm.records import CONTRADICTED, CRASHED, SUPPORTED, UNDECIDED, Cell, Effect, Line, Run, Series
+from steadynorm.records import CONTRADICTED, CRASHED, DIVERGED, SUPPORTED, UNDECIDED, Cell, Effect, Line, Run, Series
 from steadynorm.study.results import Results
 from steadynorm.study.showing import in_words, means
-from steadynorm.study.verdict import difference, interval, judged, ratio, speedup, steps_to
+from steadynorm.study.verdict import difference, interval, judged, no_finer, ratio, speedup, steps_to
 
 A, B = {"network": "a"}, {"network": "b"}
 
@@ -74,7 +74,29 @@ def test_speedup_by_hand() -> None:
     effect = speedup(Results(runs), A, B, "l")
     assert effect.estimate == pytest.approx(math.sqrt(2 * 0.75))
     assert effect.pairs == 2
+    assert effect.label == "l (1 of 2 never get there)"
     assert steps_to(runs[2], 0.5) is None
+
+
+def test_a_run_that_diverges_is_not_fast() -> None:
+    """It stops at step 10; the other needs 40 of its 50 steps. As if it got there with step 50."""
+    runs = [a_run("a", 0, 0, [0.1], DIVERGED), a_run("b", 0, 0, [0.5, 0.6, 0.7, 0.8, 0.8])]
+    assert speedup(Results(runs), A, B, "l").estimate == pytest.approx(40 / 50)
+
+
+def test_an_effect_is_no_finer_than_its_grid() -> None:
+    wide = no_finer(Effect("l", "×", 8.0, 8.0, 8.0, 1.0, 3), 2.0)
+    assert (wide.low, wide.high) == (4.0, 16.0)
+    assert no_finer(Effect("l", "×", 8.0, 2.0, 32.0, 1.0, 3), 2.0).low == 2.0
+    apart = no_finer(Effect("l", "decades", 4.5, 4.4, 5.5, 0.0, 3), 1.0)
+    assert (apart.low, apart.high) == (3.5, 5.5)
+    assert no_finer(Effect("l", "×", 8.0, None, None, 1.0, 1), 2.0).low is None
+
+
+def test_rounding_is_no_effect() -> None:
+    runs = [a_run(n, s, v) for s in range(3) for n, v in (("a", 0.1 + 0.2), ("b", 0.3))]
+    found = difference(Results(runs), "accuracy", A, B, "l", "points", scale=100)
+    assert (found.estimate, found.low, found.high) == (0, 0, 0)
 
 
 def effect(low: float | None, high: float | None, neutral: float = 0, decides: bool = True) -> Effect:

@@ -180,7 +180,8 @@ def compare(
     """
     who = "compare"
     variants = normalized(load_object(who, factory), norms.split(","))
-    given = [str(part) for name, value in training.items() for part in (f"--{name.replace('_', '-')}", value)]
+    options = {**training, **({"threads": threads} if threads > 1 else {})}
+    given = [str(part) for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
     words = ["steadynorm", who, factory, "--data", data, "--norms", norms, *given, "--out", str(out)]
     where = Engine(engine, jobs, threads, address)
     runs = len(variants) * training["seeds"]

@@ -2,6 +2,7 @@
 
 from ..errors import RecordError
 from .evidence import (
+    ALL,
     CONTRADICTED,
     SUPPORTED,
     UNDECIDED,
@@ -33,6 +34,7 @@ from .runs import (
 )
 
 __all__ = [
+    "ALL",
     "CONTRADICTED",
     "CRASHED",
     "DIVERGED",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+ALL = "What batch normalization does"
+"""The title of several claims."""
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
 
 
@@ -142,7 +144,7 @@ def joined(several: Sequence[Evidence], command: str) -> Evidence:
         sections.append(replace(section, claim=name))
     names = dict.fromkeys(name for evidence in several for name in evidence.environment)
     return Evidence(
-        several[0].title,
+        several[0].title if len(sections) == 1 else ALL,
         _each_once([evidence.preset for evidence in several], ", "),
         "\n".join([*(evidence.command for evidence in several), command]),
         {name: _each_once([e.environment[name] for e in several if name in e.environment], " / ") for name in names},

@@ -45,6 +45,11 @@ def runs(section: Section) -> str:
     return f"{', '.join(counts) or 'none'}, over {plural(section.seeds, 'seed')}"
 
 
+def gaps(section: Section) -> str:
+    """What a ledger must not hide: such as "2 crashed, 1 missing"; nothing where every run ended by itself."""
+    return ", ".join(f"{section.runs[name]} {name}" for name in ("crashed", "missing") if section.runs.get(name))
+
+
 def plural(count: int, noun: str) -> str:
     """The count and its noun: 1 seed, 3 seeds."""
     return f"{count:,} {noun}{'s' if count != 1 else ''}"

@@ -17,7 +17,8 @@ class Forest:
     Attributes:
         low, high: the ends of the interval; None where there is none.
         estimate: the mark.
-        side: "for" where the whole interval is right of no effect, "against" where it is left of it, else "open".
+        side: "for" where the whole interval is right of no effect, "against" where it is left of it, else "open"; an
+            effect that does not decide has no direction that would be for the claim.
     """
 
     low: float | None
@@ -37,7 +38,15 @@ def forest(effect: Effect) -> Forest | None:
     estimate, *ends = (round(WIDTH / 2 * (1 + 0.88 * distance / widest), 1) for distance in distances)
     if effect.low is None or effect.high is None:
         return Forest(None, None, estimate, "open")
-    side = "for" if effect.low > effect.neutral else "against" if effect.high < effect.neutral else "open"
+    side = (
+        "open"
+        if not effect.decides
+        else "for"
+        if effect.low > effect.neutral
+        else "against"
+        if effect.high < effect.neutral
+        else "open"
+    )
     low, high = ends
     return Forest(low, high, estimate, side)
 

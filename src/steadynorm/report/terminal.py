@@ -11,7 +11,7 @@ from rich.text import Text
 
 from .. import records
 from ..records import CONTRADICTED, SUPPORTED, UNDECIDED, Effect, Evidence, Section
-from ..records.words import NONE, estimate, interval, is_number, leading, number, runs
+from ..records.words import NONE, estimate, gaps, interval, is_number, leading, number, runs
 
 COLOURS = {SUPPORTED: "bold green", CONTRADICTED: "bold red", UNDECIDED: "bold yellow"}
 ROWS = 30
@@ -35,7 +35,8 @@ def _ledger(evidence: Evidence) -> Table:
     for section in evidence.sections:
         effect = leading(section)
         found = (effect.label, estimate(effect), interval(effect)) if effect else ("none measured", NONE, NONE)
-        table.add_row(Text(section.claim), _verdict(section), *map(Text, found))
+        verdict = Text.assemble(_verdict(section), (f"\n{gaps(section)}" if gaps(section) else "", "dim"))
+        table.add_row(Text(section.claim), verdict, *map(Text, found))
     return table
 
 

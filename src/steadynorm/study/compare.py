@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..errors import InvalidArgumentError
-from ..records import Cell, Data, Effect, Evidence, Study
+from ..records import Cell, Effect, Evidence, Study
 from ..surgery import convert_
+from ..surgery.targets import TARGETS
 from .claim import Claim, Judgement, Outcome, Preset
 from .claims import find
 from .results import Results
@@ -43,13 +47,15 @@ def compare(
 ) -> Evidence:
     """Trains variants of a classifier side by side on the same data, and judges whether the first one is the best.
 
-    Every variant is trained with each seed: `torch.manual_seed(seed)`, then its factory is called, so variants built in
-    the same order have the same initial weights; batches come in the same order. Runs are kept in `out` as they finish,
-    those in progress every 15 seconds; calling it again goes on. `steadynorm report OUT` draws the page.
+    Every variant is trained with each seed: torch, NumPy and random are seeded, then its factory is called, so variants
+    built in the same order have the same initial weights; data is made anew from the same seed, and batches come in the
+    same order. Runs are kept in `out` as they finish, those in progress every 15 seconds; calling it again goes on.
+    `steadynorm report OUT` draws the page.
 
     Args:
         variants: at least two factories, by name; each makes a network from inputs to (N, classes) logits.
         data: makes the loaders, for training, validation and perhaps testing, each of batches (input, labels (N,)).
+            Without one for testing, the validation data is also what verdicts rest on.
         epochs: passes over the training data, at least 1.
         lr: learning rate, positive.
         optimizer: "adam", "adamw", "sgd", or "momentum" (SGD with momentum 0.9).
@@ -66,24 +72,26 @@ def compare(
         other's, by the 95% interval over paired seeds; "contradicted" where another's is above it; else "undecided".
 
     Raises:
-        InvalidArgumentError (a ValueError): fewer than two variants, or a setting out of range.
-        RecordError: `out` holds another study, or cannot be written to.
+        InvalidArgumentError (a ValueError): fewer than two variants, or a setting or loaders that cannot be.
+        RecordError: `out` holds another study, of other networks or data too as far as their shapes tell, or cannot be
+            written to.
 
     Example::
 
         sn.compare({"batch": build, "none": build_plain}, loaders, epochs=5)
     """
-    _check(variants, epochs, lr, optimizer, seeds)
+    _check(variants, epochs, lr, optimizer, weight_decay, seeds)
     settings = {"epochs": epochs, "lr": lr, "optimizer": optimizer, "weight_decay": weight_decay, "data": NAME}
-    claim = _claim(dict(variants), data, Preset(seeds, {"network": list(variants)}, settings))
-    described = {NAME: Data("the user's own", "", {})}
+    described = Loaders(data, 0).describe()
+    preset = Preset(seeds, {"network": list(variants)}, {**settings, "networks": _fingerprint(variants)})
+    claim = _claim(dict(variants), data, preset, tested="test" in described.examples)
     return run(
         {NAME: claim},
         claim.cells("own"),
         Path(out),
         preset="own",
         command=command,
-        data=described,
+        data={NAME: described},
         engine=engine,
         watch=watch,
     )
@@ -95,8 +103,14 @@ def normalized(factory: Factory, norms: Iterable[str]) -> dict[str, Factory]:
     Args:
         factory: makes a network with batch normalization.
         norms: as `convert_` names them: "batch", "group", "layer", "instance", "none", "ghost", ...
+
+    Raises:
+        InvalidArgumentError (a ValueError): another name.
     """
-    return {norm: factory if norm == "batch" else partial(_converted, factory, norm) for norm in norms}
+    wanted = [norm.strip() for norm in norms]
+    if unknown := [norm for norm in wanted if norm not in ("batch", *TARGETS)]:
+        raise InvalidArgumentError(f"compare: expected norms of batch, {', '.join(TARGETS)}, got {unknown[0]!r}.")
+    return {norm: factory if norm == "batch" else partial(_converted, factory, norm) for norm in wanted}
 
 
 def _converted(factory: Factory, norm: str) -> nn.Module:
@@ -105,8 +119,24 @@ def _converted(factory: Factory, norm: str) -> nn.Module:
     return model
 
 
-def judge(names: list[str], results: Results) -> Judgement:
-    """Whether the first variant is better than every other."""
+def _fingerprint(variants: Mapping[str, Factory]) -> str:
+    """Of what the factories make: modules, settings, shapes. One that raises is left to be recorded as crashed."""
+    digest = hashlib.sha256()
+    for name, make in variants.items():
+        with torch.random.fork_rng(devices=[]):
+            try:
+                model = make()
+                shapes = [(key, tuple(getattr(value, "shape", ()))) for key, value in model.state_dict().items()]
+                made = f"{re.sub(' at 0x[0-9a-f]+', '', repr(model))} {shapes}"
+            except Exception as error:
+                made = type(error).__name__
+        digest.update(f"{name}: {made}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def judge(names: list[str], results: Results, *, tested: bool = True) -> Judgement:
+    """Whether the first variant is better than every other, on test data or, without, on validation data."""
+    accuracy = _judged_by(tested)
     first, *others = ({"network": name} for name in names)
     effects: list[Effect] = [
         difference(
@@ -114,20 +144,28 @@ def judge(names: list[str], results: Results) -> Judgement:
             "test accuracy",
             first,
             other,
-            f"test accuracy, {first['network']} − {other['network']}",
+            f"{accuracy}, {first['network']} − {other['network']}",
             "points",
             scale=100,
         )
         for other in others
     ]
-    measures = ("test accuracy", "best validation accuracy", "test loss")
+    measures = {
+        accuracy: "test accuracy",
+        "best validation accuracy": "best validation accuracy",
+        accuracy.replace("accuracy", "loss"): "test loss",
+    }
     return Judgement(
         judged_best(effects),
         "; ".join(map(in_words, effects)) + ".",
         effects,
         [training_figure(results, "network")],
-        [means(results, ["network"], {name: name for name in measures})],
+        [means(results, ["network"], measures)],
     )
+
+
+def _judged_by(tested: bool) -> str:
+    return "test accuracy" if tested else "validation accuracy, last step"
 
 
 def claims_of(study: Study) -> dict[str, Claim]:
@@ -135,10 +173,13 @@ def claims_of(study: Study) -> dict[str, Claim]:
     if study.claims != [NAME]:
         return find(study.claims)
     names = list(dict.fromkeys(str(cell.factors["network"]) for cell in study.cells))
-    return {NAME: _claim(dict.fromkeys(names, nn.Identity), tuple, Preset(1, {"network": names}, {}))}
+    preset = Preset(1, {"network": names}, {})
+    return {NAME: _claim(dict.fromkeys(names, nn.Identity), tuple, preset, tested="test" in study.data[NAME].examples)}
 
 
-def _claim(variants: Mapping[str, Factory], data: Callable[[], Iterable[Any]], preset: Preset) -> Claim:
+def _claim(
+    variants: Mapping[str, Factory], data: Callable[[], Iterable[Any]], preset: Preset, *, tested: bool
+) -> Claim:
     names = list(variants)
     return Claim(
         name=NAME,
@@ -146,31 +187,34 @@ def _claim(variants: Mapping[str, Factory], data: Callable[[], Iterable[Any]], p
         source="the user's own networks",
         factors=f"the network: {', '.join(names)}",
         equal="seed, data and its order, optimizer, learning rate, epochs",
-        measure="test accuracy after the last epoch",
+        measure=_judged_by(tested) + ("" if tested else ", as there is no loader for testing"),
         rule=f"supported if {names[0]} is above every other, contradicted if another is above it, by the 95% interval "
         "of the difference over paired seeds",
         would_change="a learning rate tuned for each network, more seeds, longer training",
         data=(),
         presets={"own": preset},
         run=partial(_run, dict(variants), data),
-        judge=partial(judge, names),
+        judge=partial(judge, names, tested=tested),
     )
 
 
 def _run(variants: Mapping[str, Factory], data: Callable[[], Iterable[Any]], cell: Cell, tools: Tools) -> Outcome:
     model = variants[str(cell.factors["network"])]()
-    return fit(model, Recipe.of(cell), Loaders(data(), cell.seed), tools.keeper)
+    return fit(model, Recipe.of(cell), Loaders(data, cell.seed), tools.keeper)
 
 
-def _check(variants: Mapping[str, Factory], epochs: int, lr: float, optimizer: str, seeds: int) -> None:
+def _check(
+    variants: Mapping[str, Factory], epochs: int, lr: float, optimizer: str, weight_decay: float, seeds: int
+) -> None:
     if len(variants) < 2 or not all(callable(make) and not isinstance(make, nn.Module) for make in variants.values()):
         raise InvalidArgumentError(
             f"compare: expected at least two factories by name, got {dict(variants)!r:.200}. Pass functions that build "
             'a network, such as {"batch": build, "none": build_plain}.'
         )
-    if epochs < 1 or seeds < 1 or not 0 < lr < float("inf"):
+    if epochs < 1 or seeds < 1 or not 0 < lr < float("inf") or not 0 <= weight_decay < float("inf"):
         raise InvalidArgumentError(
-            f"compare: expected epochs >= 1, seeds >= 1 and lr > 0, got epochs={epochs}, seeds={seeds}, lr={lr}."
+            f"compare: expected epochs >= 1, seeds >= 1, lr > 0 and weight_decay >= 0, got epochs={epochs}, "
+            f"seeds={seeds}, lr={lr}, weight_decay={weight_decay}."
         )
     if optimizer not in OPTIMIZERS:
         raise InvalidArgumentError(f"compare: expected an optimizer of {', '.join(OPTIMIZERS)}, got {optimizer!r}.")

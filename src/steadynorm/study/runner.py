@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import traceback
 import warnings
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from ..errors import InvalidArgumentError, MissingExtraError, NonFiniteStatisticsWarning, RecordError
-from ..records import CRASHED, Cell, Run, exists, place, write
+from ..records import CRASHED, Cell, Run, exists, finite, place, write
 from .claim import Claim
 from .tools import Tools, progress_file
 
@@ -31,7 +33,8 @@ class Engine:
     Attributes:
         name: "local" for processes of this machine, "ray" or "dask" for a cluster whose machines share the folder of
             the study.
-        jobs: runs at a time; by default as many as the processors (of the cluster) have threads for.
+        jobs: runs at a time, on a Dask cluster that runs already as many as it has workers; by default as many as the
+            processors (of the cluster) have threads for.
         threads: of a run, which its bits depend on.
         address: of a running cluster; None starts one here.
         tensorboard: write event files for TensorBoard too.
@@ -69,9 +72,15 @@ def run_grid(
         RecordError: the folder cannot be written to.
         MissingExtraError: the engine is not installed.
     """
-    tasks = [_Task(claims[cell.claim], cell, directory, data_directory, engine) for cell in cells]
+    # Absolute, as the processes of a cluster have working directories of their own.
+    places = directory.absolute(), None if data_directory is None else data_directory.absolute()
+    tasks = [_Task(claims[cell.claim], cell, *places, engine) for cell in cells]
     with _watching(cells, directory, watch):
         _compute([task for task in tasks if not task.done])
+    if lost := sum(not task.done for task in tasks):
+        raise RecordError(
+            f"{lost} of {len(tasks)} runs left no record in {places[0]}. A cluster's machines must share that folder."
+        )
 
 
 def run_cell(claim: Claim, cell: Cell, directory: Path, data_directory: Path | None, engine: Engine) -> None:
@@ -82,24 +91,27 @@ def run_cell(claim: Claim, cell: Cell, directory: Path, data_directory: Path | N
     before = torch.get_num_threads()
     torch.set_num_threads(engine.threads)
     torch.manual_seed(cell.seed)
+    np.random.seed(cell.seed)  # noqa: NPY002 (a user's network or data may draw from it)
+    random.seed(cell.seed)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NonFiniteStatisticsWarning)  # the record says that the run diverged
             outcome = claim.run(cell, tools)
-        run = Run(cell, outcome.status, outcome.message, outcome.values, outcome.series, outcome.seconds)
+        values = {name: value if value is None else finite(value) for name, value in outcome.values.items()}
+        run = Run(cell, outcome.status, outcome.message, values, outcome.series, outcome.seconds)
     except RecordError:
         raise  # the folder, not the run
     except Exception as error:
         run = Run(cell, CRASHED, _place_of(error))
     finally:
         torch.set_num_threads(before)
-    write(place(directory, cell), run)
-    for file in (checkpoint, progress_file(checkpoint)):
-        file.unlink(missing_ok=True)
     if engine.tensorboard:
         from .tensorboard import log
 
         log(directory / "tensorboard", run)
+    write(place(directory, cell), run)
+    for file in (checkpoint, progress_file(checkpoint)):
+        file.unlink(missing_ok=True)
 
 
 def _touch(file: Path) -> None:
@@ -138,18 +150,22 @@ def _compute(tasks: Sequence[_Task]) -> None:
     """Computes all of them, which have one engine."""
     if not tasks:
         return
-    from joblib import Parallel, delayed
+    engine = tasks[0].engine
+    if engine.name not in ENGINES:
+        raise InvalidArgumentError(f"study: expected an engine of {', '.join(ENGINES)}, got {engine.name!r}.")
+    {"local": _by_processes, "ray": _by_ray, "dask": _by_dask}[engine.name](tasks, engine)
+
+
+def _by_processes(tasks: Sequence[_Task], engine: Engine) -> None:
+    from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    engine = tasks[0].engine
-    with _backend(engine) as jobs:
-        local = engine.name == "local"
-        try:
-            Parallel(n_jobs=min(jobs, len(tasks)) if local else jobs, pre_dispatch="2*n_jobs" if local else "all")(
-                delayed(run_cell)(*task) for task in tasks
-            )
-        except TerminatedWorkerError:
-            _isolate(tasks)
+    jobs = min(engine.jobs or max(1, _processors() // engine.threads), len(tasks))
+    try:
+        with parallel_config(backend="loky", inner_max_num_threads=engine.threads):
+            Parallel(n_jobs=jobs)(delayed(run_cell)(*task) for task in tasks)
+    except TerminatedWorkerError:
+        _isolate(tasks)
 
 
 def _isolate(tasks: Sequence[_Task]) -> None:
@@ -164,59 +180,56 @@ def _isolate(tasks: Sequence[_Task]) -> None:
             with ProcessPoolExecutor(max_workers=1) as alone:
                 alone.submit(run_cell, *task).result()
         except BrokenProcessPool:
-            run = Run(task.cell, CRASHED, "its process died twice, perhaps for want of memory")
-            write(place(task.directory, task.cell), run)
-            task.progress.unlink(missing_ok=True)
+            _record_death(task, "twice")
     _compute([task for task in tasks if not task.done])
 
 
-@contextmanager
-def _backend(engine: Engine) -> Iterator[int]:
-    """joblib's backend for the engine, and how many runs at a time."""
-    if engine.name not in ENGINES:
-        raise InvalidArgumentError(f"study: expected an engine of {', '.join(ENGINES)}, got {engine.name!r}.")
-    import joblib
-
-    with ExitStack() as stack:
-        if engine.name == "local":
-            jobs = engine.jobs or max(1, _processors() // engine.threads)
-            stack.enter_context(joblib.parallel_config(backend="loky", inner_max_num_threads=engine.threads))
-        elif engine.name == "ray":
-            jobs = stack.enter_context(_ray(engine))
-            stack.enter_context(joblib.parallel_config(backend="ray"))
-        else:
-            jobs = stack.enter_context(_dask(engine))
-            stack.enter_context(joblib.parallel_config(backend="dask"))
-        yield jobs
+def _record_death(task: _Task, often: str) -> None:
+    """Of the process that computed it."""
+    run = Run(task.cell, CRASHED, f"its process died {often}, perhaps for want of memory")
+    write(place(task.directory, task.cell), run)
+    task.progress.unlink(missing_ok=True)
 
 
-@contextmanager
-def _ray(engine: Engine) -> Iterator[int]:
+def _by_ray(tasks: Sequence[_Task], engine: Engine) -> None:
     try:
         import ray
         from ray.util.joblib import register_ray
     except ImportError as error:
         raise MissingExtraError("--engine ray", "ray") from error
+    from joblib import Parallel, delayed, parallel_config
+
     ours = not ray.is_initialized()
     if ours:
         ray.init(engine.address, num_cpus=engine.jobs if engine.address is None else None, log_to_driver=False)
     register_ray()
     try:
-        yield engine.jobs or int(ray.cluster_resources().get("CPU", 1)) // engine.threads
+        jobs = engine.jobs or max(1, int(ray.cluster_resources().get("CPU", 1)) // engine.threads)
+        with parallel_config(backend="ray"):
+            Parallel(n_jobs=jobs, pre_dispatch="all")(delayed(run_cell)(*task) for task in tasks)
     finally:
         if ours:
             ray.shutdown()
 
 
-@contextmanager
-def _dask(engine: Engine) -> Iterator[int]:
+def _by_dask(tasks: Sequence[_Task], engine: Engine) -> None:
+    """By Dask's own futures: joblib's waits for ever for a run whose worker died."""
     try:
-        from dask.distributed import Client, LocalCluster
+        from dask.distributed import Client, KilledWorker, LocalCluster
     except ImportError as error:
         raise MissingExtraError("--engine dask", "dask") from error
-    workers = engine.jobs or _processors()
-    with Client(engine.address or LocalCluster(n_workers=workers, threads_per_worker=1)) as client:
-        yield engine.jobs or len(client.scheduler_info()["workers"])
+    with ExitStack() as stack:
+        cluster = engine.address
+        if cluster is None:
+            jobs = engine.jobs or max(1, _processors() // engine.threads)
+            cluster = stack.enter_context(LocalCluster(n_workers=jobs, threads_per_worker=1))
+        client = stack.enter_context(Client(cluster))
+        futures = [client.submit(run_cell, *task, pure=False) for task in tasks]
+        for task, future in zip(tasks, futures, strict=True):
+            try:
+                future.result()
+            except KilledWorker:
+                _record_death(task, "several times")
 
 
 def _processors() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -11,8 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..errors import InvalidArgumentError
+from ..records import Data
 from .data import ImageData
 
 Batch = tuple[Any, Tensor]
@@ -98,16 +101,21 @@ def mixed(seed: int, number: int) -> int:
 class Loaders:
     """A user's loaders of (input, labels).
 
-    Shuffling and random transforms draw from torch's, NumPy's and Python's global generators, which are seeded for each
-    epoch, and set aside while the network draws from them. So batches depend on seed and step alone.
+    Shuffling and random transforms draw from torch's, NumPy's and Python's global generators, or from a loader's or
+    sampler's own, which are seeded for each epoch; the global ones are set aside while the network draws from them. So
+    batches depend on seed and step alone.
 
     Args:
-        loaders: for training, validation and, if there is a third, testing; else validation serves for both.
+        make: gives the loaders for training, validation and, if there is a third, testing; else validation serves for
+            both. Called with the global generators seeded, so what it draws is the same for every variant of a seed.
         seed: of the run.
     """
 
-    def __init__(self, loaders: Iterable[Iterable[Batch]], seed: int) -> None:
-        given = list(loaders)
+    def __init__(self, make: Callable[[], Iterable[Iterable[Batch]]], seed: int) -> None:
+        self._random: Any = None
+        with self._own_random():
+            _seed_all(seed)
+            given = list(make())
         if len(given) not in (2, 3):
             raise InvalidArgumentError(
                 f"compare: expected loaders for training, validation and perhaps testing, got {len(given)} of them."
@@ -118,19 +126,21 @@ class Loaders:
                 f"set has, got {type(given[0]).__name__}."
             )
         self._loaders = {"train": given[0], "validation": given[1], "test": given[-1]}
+        self._sizes = {name: _size(part) for name, part in zip(("train", "validation", "test"), given, strict=False)}
         self._seed, self._epoch, self._place = seed, -1, 0
         self._iterator: Iterator[Batch] = iter(())
-        self._random: Any = None
         self.steps_in_epoch = len(given[0])
 
     def batch(self, step: int) -> Batch:
         epoch, place = divmod(step, self.steps_in_epoch)
         with self._own_random():
             if (epoch, place) != (self._epoch, self._place):
-                torch.manual_seed(mixed(self._seed, epoch))
-                np.random.seed(mixed(self._seed, epoch) % 2**32)  # noqa: NPY002 (a user's transforms use it)
-                random.seed(mixed(self._seed, epoch))
-                self._iterator = iter(self._loaders["train"])
+                _seed_all(mixed(self._seed, epoch))
+                train = self._loaders["train"]
+                for drawer in (train, getattr(train, "sampler", None)):
+                    if isinstance(generator := getattr(drawer, "generator", None), torch.Generator):
+                        generator.manual_seed(mixed(self._seed, epoch))
+                self._iterator = iter(train)
                 for _ in range(place):
                     next(self._iterator)
             self._epoch, self._place = epoch, place + 1
@@ -138,6 +148,15 @@ class Loaders:
 
     def part(self, name: str) -> Iterable[Batch]:
         return self._loaders[name]
+
+    def describe(self) -> Data:
+        """How large each part is, and a fingerprint: of the first batch's shapes, and of held-out labels."""
+        with self._own_random():
+            first, held = (next(iter(self._loaders[name])) for name in ("train", "validation"))
+        shapes = [(tuple(x.shape), str(x.dtype)) for x in tree_leaves(first) if isinstance(x, Tensor)]
+        labels = torch.as_tensor(held[1]).cpu().numpy().tobytes()
+        digest = hashlib.sha256(f"{self._sizes} {shapes}".encode() + labels)
+        return Data("the user's own", digest.hexdigest(), self._sizes)
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
@@ -150,6 +169,19 @@ class Loaders:
         finally:
             self._random = _random_state()
             _set_random_state(before)
+
+
+def _size(loader: Any) -> int:
+    """Examples, or batches where they are not known, or 0."""
+    found = getattr(loader, "dataset", None)
+    known = found if isinstance(found, Sized) else loader
+    return len(known) if isinstance(known, Sized) else 0
+
+
+def _seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (a user's transforms use it)
+    random.seed(seed)
 
 
 def _random_state() -> tuple[Any, ...]:

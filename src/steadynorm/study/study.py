@@ -7,7 +7,21 @@ from pathlib import Path
 
 from .. import records
 from ..errors import RecordError
-from ..records import CRASHED, DIVERGED, EVIDENCE, FINISHED, STUDY, Cell, Data, Evidence, Run, Section, Study, Table
+from ..records import (
+    ALL,
+    CRASHED,
+    DIVERGED,
+    EVIDENCE,
+    FINISHED,
+    STUDY,
+    Cell,
+    Data,
+    Evidence,
+    Run,
+    Section,
+    Study,
+    Table,
+)
 from .claim import Claim
 from .environment import environment
 from .results import Results
@@ -62,7 +76,7 @@ def judge(claims: Mapping[str, Claim], directory: Path) -> Evidence:
     study = records.read(directory / STUDY, Study)
     runs = records.finished(directory, study)
     sections = [_section(claims[name], study, [run for run in runs if run.cell.claim == name]) for name in study.claims]
-    title = claims[study.claims[0]].question if len(study.claims) == 1 else "What batch normalization does"
+    title = claims[study.claims[0]].question if len(study.claims) == 1 else ALL
     evidence = Evidence(title, study.preset, study.command, study.environment, sections)
     records.write(directory / EVIDENCE, evidence)
     return evidence

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..records import DIVERGED, Run, Setting
 from .results import Results
-from .verdict import VALIDATION
+from .tuning import validated
 
 SHARE = 0.9
 """Of the best accuracy that any network of the sweep ends at: from there on a network counts as trained."""
@@ -20,14 +20,6 @@ Sweep = Mapping[int, Mapping[float, Run]]
 def accuracy(run: Run) -> float:
     """On the test images after the last step; where training diverged, a network takes all for one class."""
     return run.values["test accuracy"] or 0.0
-
-
-def validated(run: Run) -> tuple[float, float]:
-    """What settings are chosen by: validation accuracy after the last step, and minus the loss, to part equal ones."""
-    ends = run.series[VALIDATION].y[-1], run.series["validation loss"].y[-1]
-    if run.status == DIVERGED or ends[0] is None or ends[1] is None:
-        return 0.0, -np.inf
-    return ends[0], -ends[1]
 
 
 def by_level(results: Results, over: str, **factors: Setting) -> Sweep:

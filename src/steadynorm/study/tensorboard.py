@@ -9,7 +9,7 @@ from ..records import Run
 
 
 def log(directory: Path, run: Run) -> None:
-    """Writes every series and value of a run under `directory`/CLAIM/RUN.
+    """Writes every series over whole numbers, and every value, of a run under `directory`/CLAIM/RUN.
 
     Raises:
         MissingExtraError: TensorBoard is not installed.
@@ -20,6 +20,8 @@ def log(directory: Path, run: Run) -> None:
         raise MissingExtraError("--tensorboard", "tensorboard") from error
     with SummaryWriter(str(directory / run.cell.claim / run.cell.key)) as writer:
         for name, series in run.series.items():
+            if any(x != int(x) for x in series.x):  # over scales, say; TensorBoard knows steps
+                continue
             for x, y in zip(series.x, series.y, strict=True):
                 if y is not None:
                     writer.add_scalar(name, y, int(x))

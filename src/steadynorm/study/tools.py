@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ class Keeper:
             return
         if now - self._told >= 1:
             self._told = now
-            progress_file(self._path).write_text(f"{done} {total}")
+            with suppress(OSError):  # a full disk is for what is kept to report
+                progress_file(self._path).write_text(f"{done} {total}")
         if now - self._saved >= self._interval:
             buffer = io.BytesIO()
             torch.save(state(), buffer)

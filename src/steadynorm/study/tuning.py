@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from ..records import Figure, Run
+from ..records import DIVERGED, Figure, Run
 from .claim import Judgement
 from .results import Results
 from .showing import CAPTION, curves, in_words, means, sweep
@@ -21,7 +22,7 @@ RULE = (
     "of the rates tried, each network has the one with the best validation accuracy after the last step, on average "
     "over seeds; there"
 )
-TUNED_CAPTION = f"Each at its own best learning rate. {CAPTION}"
+TUNED_CAPTION = f"Each at its own best of the learning rates tried. {CAPTION}"
 
 
 def last_validation(run: Run) -> float | None:
@@ -29,14 +30,30 @@ def last_validation(run: Run) -> float | None:
     return run.series[VALIDATION].y[-1] if run.series[VALIDATION].y else None
 
 
+def validated(run: Run) -> tuple[float, float]:
+    """What settings are chosen by: validation accuracy after the last step, and minus the loss, to part equal ones."""
+    accuracy, loss = (run.series[name].y[-1:] or [None] for name in (VALIDATION, "validation loss"))
+    if run.status == DIVERGED or accuracy[0] is None or loss[0] is None:
+        return 0.0, -math.inf
+    return accuracy[0], -loss[0]
+
+
 def best_rates(results: Results, by: str, over: str = RATE) -> dict[Any, Any]:
-    """For each level of the factor `by`, the rate with the best mean validation accuracy; the first of equal ones."""
+    """For each level of the factor `by`, the rate that ends with the best mean validation accuracy.
+
+    A rate of which seeds are missing or crashed that others have is not among them.
+    """
     found: dict[Any, Any] = {}
     for level in results.levels(by):
-        means = {rate: results.mean(last_validation, **{by: level, over: rate}) for rate in results.levels(over)}
-        known = {rate: mean for rate, mean in means.items() if mean == mean}
-        if known:
-            found[level] = max(known, key=known.__getitem__)
+        runs = {rate: results.select(**{by: level, over: rate}) for rate in results.levels(over)}
+        most = max(map(len, runs.values()))
+        merits = {
+            rate: tuple(map(sum, zip(*map(validated, same), strict=True)))
+            for rate, same in runs.items()
+            if same and len(same) == most
+        }
+        if merits:
+            found[level] = max(merits, key=merits.__getitem__)
     return found
 
 
@@ -49,6 +66,8 @@ def at_best_rates(results: Results, by: str, over: str = RATE) -> Results:
 def rates_in_words(results: Results, by: str, over: str = RATE) -> str:
     """Such as "best rates: without BN 0.001, with BN 0.01 (the highest tried)"."""
     tried = sorted(results.levels(over))
+    if len(tried) == 1:
+        return f"one rate was tried, {tried[0]:g}"
     ends = {tried[0]: " (the lowest tried)", tried[-1]: " (the highest tried)"} if len(tried) > 1 else {}
     found = best_rates(results, by, over).items()
     return "best rates: " + ", ".join(f"{level} {rate:g}{ends.get(rate, '')}" for level, rate in found)

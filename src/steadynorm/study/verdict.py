@@ -13,6 +13,8 @@ from .results import Measure, Results
 
 Factors = Mapping[str, Setting]
 LEVEL = 0.95
+DIGITS = 12
+"""After the point: what is further behind is rounding."""
 
 
 def difference(
@@ -56,18 +58,22 @@ def paired_ratio(
 def speedup(results: Results, one: Factors, other: Factors, label: str, *, decides: bool = True) -> Effect:
     """How many times fewer steps `one` needs to the best validation accuracy that `other` reaches, pair by pair.
 
-    The steps of `other` are those to its own best. Where `one` never gets there, all of its steps count, which gives at
-    most 1 where both train equally long.
+    The steps of `other` are those to its own best. Where `one` never gets there, or diverges before, it counts as if it
+    got there with the last step of the longer training: at most 1, and more than it is; the label says how many do not.
     """
-    ratios = []
+    ratios, missed = [], 0
     firsts = {run.cell.seed: run for run in results.select(**one)}
     for run in results.select(**other):
-        if run.cell.seed in firsts and (goal := best(run)) is not None:
-            own, first = steps_to(run, goal), firsts[run.cell.seed]
-            needed = steps_to(first, goal) or max(first.series[VALIDATION].x, default=0)
-            if own and needed:
-                ratios.append(own / needed)
-    return _geometric(label, ratios, decides)
+        first, goal = firsts.get(run.cell.seed), best(run)
+        if first is None or goal is None:
+            continue
+        own, needed = steps_to(run, goal), steps_to(first, goal)
+        if needed is None:
+            missed += 1
+            needed = max(*run.series[VALIDATION].x, *first.series[VALIDATION].x)
+        if own and needed:
+            ratios.append(own / needed)
+    return _geometric(f"{label} ({missed} of {len(ratios)} never get there)" if missed else label, ratios, decides)
 
 
 def paired_difference(
@@ -109,6 +115,23 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return middle - half, middle + half
 
 
+def no_finer(effect: Effect, step: float) -> Effect:
+    """With an interval that is at least a step of the grid wide to either side, where both sides were found on a grid.
+
+    Seeds that agree on a grid's points do not make them exact.
+
+    Args:
+        effect: of a ratio or a difference.
+        step: from one point of the grid to the next: a factor above 1 of a ratio, else a distance.
+    """
+    if effect.estimate is None or effect.low is None or effect.high is None:
+        return effect
+    ratio = effect.unit == "×"
+    below = effect.estimate / step if ratio else effect.estimate - step
+    above = effect.estimate * step if ratio else effect.estimate + step
+    return replace(effect, low=min(effect.low, below), high=max(effect.high, above))
+
+
 def judged(effects: Sequence[Effect]) -> str:
     """Supported if every deciding effect's interval is above its neutral value, contradicted if every one is below.
 
@@ -145,6 +168,6 @@ def _geometric(label: str, ratios: list[float], decides: bool) -> Effect:
 
 def _effect(label: str, unit: str, values: list[float], neutral: float, decides: bool) -> Effect:
     between = interval(values)
-    low, high = between if between is not None else (None, None)
-    estimate = float(np.mean(values)) if values else None
+    low, high = (round(end, DIGITS) for end in between) if between is not None else (None, None)
+    estimate = round(float(np.mean(values)), DIGITS) if values else None
     return Effect(label, unit, estimate, low, high, neutral, len(values), decides)

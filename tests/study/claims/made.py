@@ -22,7 +22,8 @@ def made(
     cell = Cell("made", dict(factors), seed, {})
     if status == CRASHED:
         return Run(cell, CRASHED, "it crashed")
-    named = {"validation accuracy": validation, **(series or {})}
+    loss = [None if y is None else 1 - y for y in validation]
+    named = {"validation accuracy": validation, "validation loss": loss, **(series or {})}
     found = {name: Series([10.0 * (i + 1) for i in range(len(ys))], list(ys)) for name, ys in named.items()}
     return Run(cell, status, "", {"test accuracy": test}, found, {"training": 1.0})
 

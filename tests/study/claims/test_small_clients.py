@@ -41,12 +41,15 @@ def test_verdict(online: float, federated: float, verdict: str) -> None:
     assert [effect.decides for effect in found.effects] == [True, True, False, False, False, False]
 
 
-def test_combine_is_judged_at_the_rate_of_the_plain_mean() -> None:
+def test_combine_is_judged_at_its_own_best_rate_and_beside_that_at_the_rate_of_the_plain_mean() -> None:
     found = runs(0.1, 0.1)
     for run in found:
         if run.cell.factors["norm"] == "batch, combine":
             run.series["validation accuracy"].y[-1] = run.cell.factors["lr"]  # type: ignore[call-overload]
-    assert CLAIM.judge(Results(found)).effects[2].estimate == pytest.approx(0)
+    judgement = CLAIM.judge(Results(found))
+    assert judgement.effects[1].estimate == pytest.approx(10 + 1 + 2)  # 2 points are lost at the rate 0.03
+    assert judgement.effects[2].estimate == pytest.approx(0)
+    assert "batch, combine 0.03 (the highest tried)" in judgement.finding
 
 
 def test_what_is_missing_or_crashed_is_not_measured() -> None:

@@ -95,10 +95,13 @@ def together(cell: Cell, data: ImageData, variant: Variant, keeper: Keeper) -> O
 
     The series are those of the first.
     """
-    state = keeper.restore() or {"accuracies": [], "sum": torch.zeros(len(data.test.labels), data.classes)}
-    accuracies, total, seconds, outcome = list(state["accuracies"]), state["sum"], 0.0, None
+    nothing = {"accuracies": [], "sum": torch.zeros(len(data.test.labels), data.classes), "seconds": 0.0}
+    state = keeper.restore() or nothing
+    accuracies, total, seconds = list(state["accuracies"]), state["sum"], state["seconds"]
     for member in range(len(accuracies), MEMBERS):
-        own = _Share(keeper, state.pop("inner", None), member, {"accuracies": accuracies, "sum": total})
+        own = _Share(
+            keeper, state.pop("inner", None), member, {"accuracies": accuracies, "sum": total, "seconds": seconds}
+        )
         outcome, probabilities = alone(cell, data, variant, seed_of(cell, member), own)
         accuracies = [*accuracies, outcome.values["test accuracy"]]
         total = total + probabilities
@@ -180,7 +183,7 @@ def steps(results: Results) -> Table:
 
 
 NETWORKS = [name for name in VARIANTS if name != ENSEMBLE]
-SETTINGS = {"data": "digits", "batch_size": 32, "optimizer": "momentum", "lr": 0.02, "decay": 0.5, "weight_decay": 1e-4}
+SETTINGS = {"batch_size": 32, "optimizer": "momentum", "lr": 0.02, "decay": 0.5, "weight_decay": 1e-4}
 CLAIM = Claim(
     name="inception",
     question="Does batch normalization train an Inception in a fraction of the steps, and with sigmoids at all?",
@@ -199,7 +202,7 @@ CLAIM = Claim(
     "of BN with sigmoids above 0; contradicted if all lie below",
     would_change="ImageNet and the whole Inception, where the paper trained 31 million steps; a rate of the baseline's "
     "so high that 30 times it is too much for BN too; another way to start sigmoids",
-    data=("cifar10", "mnist", "digits"),
+    data=("digits", "mnist", "cifar10"),
     presets={
         "smoke": Preset(
             2, {"network": NETWORKS}, {**SETTINGS, "epochs": 1, "evaluations": 2, "width": 2, "batch_size": 256}

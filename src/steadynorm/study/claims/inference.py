@@ -170,9 +170,14 @@ def judge(results: Results) -> Judgement:
             decides=False,
         ),
     ]
-    error = results.mean("largest error of folding", network=BN)
-    changed = results.mean("predictions changed by folding", network=BN)
-    folding = "" if error != error else f"; folding changes outputs by {error:.1g} at most, and {changed:g} predictions"
+    errors, changed = (
+        results.by_seed(f"{what} folding", network=BN) for what in ("largest error of", "predictions changed by")
+    )
+    folding = (
+        f"; folding changes outputs by {max(errors.values()):.1g} at most, and {sum(changed.values()):g} predictions"
+        if errors
+        else ""
+    )
     return Judgement(
         judged([repaired]),
         f"{in_words(repaired)}; {in_words(lost)}{folding}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from ...records import Cell, Effect, Figure, Line, Panel, Table
@@ -13,7 +14,7 @@ from ..sources import Images, standardized
 from ..sweeps import SHARE, Sweep, accuracy, by_level, mean_accuracy, trained
 from ..tools import Tools
 from ..training import Recipe, fit
-from ..verdict import contrast, judged, paired_difference
+from ..verdict import contrast, judged, no_finer, paired_difference
 
 WITHOUT, WITH = "without BN", "with BN"
 
@@ -42,6 +43,7 @@ def judge(results: Results) -> Judgement:
         "points",
         scale=100,
     )
+    wider = no_finer(wider, _step(scales))
     absolute = [contrast(widths[name], f"width {name}", "decades", decides=False) for name in (WITHOUT, WITH)]
     words = f"{in_words(wider)}{_widths(absolute)}; {in_words(better)}."
     figures = [figure(results, sweeps, scales)]
@@ -63,6 +65,11 @@ def width(levels: list[float], scales: list[float]) -> float:
         row = row + decades if scale in levels else 0.0
         longest = max(longest, row)
     return longest
+
+
+def _step(scales: list[float]) -> float:
+    """Decades from one scale to the next, at most."""
+    return max((math.log10(after / before) for before, after in itertools.pairwise(scales)), default=0.0)
 
 
 def _widths(absolute: list[Effect]) -> str:
@@ -127,15 +134,17 @@ CLAIM = Claim(
         "the width of the range of scales from which a network is trained, that is, ends with at least nine tenths "
         "of the best test accuracy of any run of the seed; test accuracy averaged over the scales"
     ),
-    rule="supported if the 95% intervals of both over paired seeds lie above no effect; contradicted if both lie below",
+    rule="supported if the 95% intervals of both over paired seeds lie above no effect, that of the width taken to be "
+    "no narrower than a step of the grid to either side; contradicted if both lie below",
     would_change=(
-        "Adam, whose steps do not shrink with the gradient; more steps; an output layer left at its usual scale; a "
-        "deeper network, where the plain one depends on the scale more"
+        "rates between those tried, of which the plain network has few at some scales; Adam, whose steps do not shrink "
+        "with the gradient; more steps; an output layer left at its usual scale; a deeper network, where the plain one "
+        "depends on the scale more"
     ),
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={
         "smoke": Preset(2, _grid([0.1, 1.0], [0.1]), {**SETTINGS, "steps": 5}),
-        "quick": Preset(3, _grid(SCALES, [1e-6, 1e-3, 0.03, 0.3]), {**SETTINGS, "steps": 150}),
+        "quick": Preset(3, _grid(SCALES, [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 0.3]), {**SETTINGS, "steps": 150}),
         "full": Preset(
             5,
             _grid([10 ** (n / 2) for n in range(-8, 9)], [10.0**n for n in range(-8, 1)]),

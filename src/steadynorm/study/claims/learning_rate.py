@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 from ...records import Cell, Effect, Figure, Table, finite
 from ..claim import Claim, Judgement, Outcome, Preset
 from ..dense import initialize, network
 from ..results import Results
 from ..showing import in_words, sweep
 from ..sources import Images, standardized
-from ..sweeps import SHARE, Sweep, accuracy, by_level, trained, validated
+from ..sweeps import SHARE, Sweep, accuracy, by_level, trained
 from ..tools import Tools
 from ..training import Recipe, fit
-from ..verdict import difference, judged, paired_ratio, speedup
+from ..tuning import best_rates
+from ..verdict import difference, judged, no_finer, paired_ratio, speedup
 
 WITHOUT, WITH = "without BN", "with BN"
 CLAIMED = 10.0
@@ -35,21 +38,14 @@ def judge(results: Results) -> Judgement:
     larger = paired_ratio(
         largest[WITH], largest[WITHOUT], "largest rate that trains, with BN ÷ without", neutral=CLAIMED
     )
-    effects, without, with_ = [larger], best_rate(sweeps[WITHOUT]), best_rate(sweeps[WITH])
+    larger = no_finer(larger, _step(results))
+    rates = best_rates(results.complete(), "network")
+    effects, without, with_ = [larger], rates.get(WITHOUT), rates.get(WITH)
     words = f"{in_words(larger)}, where {CLAIMED:g}× or more is claimed{_bound(results, largest)}"
     if without is not None and with_ is not None:
         effects += comparisons(results, without, with_)
         words += f"; each at its own best rate ({without:g} without, {with_:g} with): {in_words(effects[1])}"
     return Judgement(judged(effects), f"{words}.", effects, [figure(results)], [table(results, sweeps)])
-
-
-def best_rate(found: Sweep) -> float | None:
-    """The rate that ends with the best validation accuracy, averaged over seeds."""
-    merits: dict[float, list[tuple[float, float]]] = {}
-    for rates in found.values():
-        for rate, run in rates.items():
-            merits.setdefault(rate, []).append(validated(run))
-    return max(merits, key=lambda rate: tuple(map(sum, zip(*merits[rate], strict=True))), default=None)
 
 
 def comparisons(results: Results, without: float, with_: float) -> list[Effect]:
@@ -85,6 +81,12 @@ def comparisons(results: Results, without: float, with_: float) -> list[Effect]:
             decides=False,
         ),
     ]
+
+
+def _step(results: Results) -> float:
+    """The largest factor from one rate to the next; 1 for a single rate."""
+    rates = sorted(results.levels("lr"))
+    return max((after / before for before, after in itertools.pairwise(rates)), default=1.0)
 
 
 def _bound(results: Results, largest: dict[str, dict[int, float]]) -> str:
@@ -138,7 +140,8 @@ CLAIM = Claim(
         "the largest rate at which a network is trained, that is, ends with at least nine tenths of the best test "
         "accuracy of either network at any rate; accuracy with each rate tuned on validation images, and at equal rates"
     ),
-    rule="supported if the 95% interval of the ratio of largest rates lies above 10; contradicted if it lies below",
+    rule="supported if the 95% interval of the ratio of largest rates, taken to be no narrower than a step of the grid "
+    "to either side, lies above 10; contradicted if it lies below",
     would_change="a deeper network, initial weights scaled less well, momentum, a rate that warms up or decays",
     data=("digits", "mnist", "fashion-mnist", "cifar10"),
     presets={

@@ -66,7 +66,16 @@ def judge(results: Results) -> Judgement:
         return difference(found, "test accuracy", *pair, label, "points", scale=100, decides=decides)
 
     deciding = [minus(ONE, "group", "batch", decides=True), minus(FEDERATED, "group", "batch, combine", decides=True)]
-    merged = minus(FEDERATED, "batch, combine", "batch", decides=False)
+    merged = difference(
+        at_best(results, FEDERATED, of_combine="batch"),
+        "test accuracy",
+        {"norm": "batch, combine"},
+        {"norm": "batch"},
+        "test accuracy, federated, batch, combine − batch, at the best rate of batch",
+        "points",
+        scale=100,
+        decides=False,
+    )
     others = [
         minus(FOUR, "group", "batch", decides=False),
         minus(ONE, "none", "batch", decides=False),
@@ -86,14 +95,17 @@ def of(results: Results, place: str) -> Results:
     return Results([run for run in results.runs if run.cell.factors["training"] == place])
 
 
-def at_best(results: Results, place: str) -> Results:
-    """The runs of one kind of training at the best rate of their normalization; of "combine", of the plain mean.
+def at_best(results: Results, place: str, *, of_combine: str = "batch, combine") -> Results:
+    """The runs of one kind of training at the best rate of their normalization.
 
-    So that what is compared there is the same training, merged in two ways.
+    Args:
+        results: all runs.
+        place: the kind of training.
+        of_combine: whose rate "batch, combine" takes: with that of "batch", the same training is merged in two ways.
     """
     found = of(results, place)
     rates = best_rates(found, "norm")
-    rates["batch, combine"] = rates.get("batch", rates.get("batch, combine"))
+    rates["batch, combine"] = rates.get(of_combine)
     return Results([run for run in found.runs if rates.get(run.cell.factors["norm"]) == run.cell.factors[RATE]])
 
 
