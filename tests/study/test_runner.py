@@ -105,13 +105,28 @@ def test_one_that_was_only_in_progress_when_another_died_is_computed_alone_and_t
     assert [records.read(place(tmp_path, task.cell), Run).status for task in tasks] == [FINISHED] * 3
 
 
-def test_a_dask_worker_that_dies_ends_its_run_and_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+@pytest.mark.filterwarnings("default")
+def test_a_clusters_worker_that_dies_ends_its_run_and_no_other(engine: str, tmp_path: Path) -> None:
+    pytest.importorskip(engine)
     given = claim("dies", "plain", seeds=1)
-    evidence = ran(given, tmp_path, Engine("dask", jobs=2))
+    evidence = ran(given, tmp_path, Engine(engine, jobs=2))
     assert evidence.sections[0].runs == {"finished": 1, "diverged": 0, "crashed": 1, "missing": 0}
-    assert "its process died several times" in str(evidence.sections[0].tables[-1].rows)
+    often = {"ray": "twice", "dask": "several times"}[engine]
+    assert f"its process died {often}, perhaps for want of memory" in str(evidence.sections[0].tables[-1].rows)
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_cluster_tells_of_a_full_disk(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    given = claim(seeds=1)
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(RecordError, match="cannot write to") as info:
+        run_grid({"toy": given}, given.cells("own"), tmp_path, None, Engine("ray", jobs=1))
+    assert "ray::" not in str(info.value)
+
+
+@pytest.mark.filterwarnings("default")
 def test_a_cluster_elsewhere_writes_into_the_folder_of_the_study(tmp_path: Path, monkeypatch: Any) -> None:
     """Its workers have a working directory of their own, and the study's folder is a relative path."""
     from dask.distributed import LocalCluster

@@ -11,6 +11,8 @@ from ..records import FINISHED, Cell, Effect, Figure, Series, Setting, Table
 from .results import Results
 from .tools import Tools
 
+WITHOUT, WITH = "without BN", "with BN"
+"""The levels of the factor "network", in claims that have just these."""
 IMAGES = 1500
 """So many of a larger data set's images are learned from in the presets that are not full; digits has fewer."""
 

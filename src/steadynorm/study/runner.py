@@ -33,8 +33,8 @@ class Engine:
     Attributes:
         name: "local" for processes of this machine, "ray" or "dask" for a cluster whose machines share the folder of
             the study.
-        jobs: runs at a time, on a Dask cluster that runs already as many as it has workers; by default as many as the
-            processors (of the cluster) have threads for.
+        jobs: runs at a time, by default as many as the processors have threads for; a cluster that runs already takes
+            as many as it has room for.
         threads: of a run, which its bits depend on.
         address: of a running cluster; None starts one here.
         tensorboard: write event files for TensorBoard too.
@@ -192,28 +192,33 @@ def _record_death(task: _Task, often: str) -> None:
 
 
 def _by_ray(tasks: Sequence[_Task], engine: Engine) -> None:
+    """By Ray's own tasks: of joblib's pool, one dead worker ends all."""
     try:
         import ray
-        from ray.util.joblib import register_ray
+        from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
     except ImportError as error:
         raise MissingExtraError("--engine ray", "ray") from error
-    from joblib import Parallel, delayed, parallel_config
-
     ours = not ray.is_initialized()
     if ours:
-        ray.init(engine.address, num_cpus=engine.jobs if engine.address is None else None, log_to_driver=False)
-    register_ray()
+        here = engine.jobs and engine.jobs * engine.threads
+        ray.init(engine.address, num_cpus=here if engine.address is None else None, log_to_driver=False)
     try:
-        jobs = engine.jobs or max(1, int(ray.cluster_resources().get("CPU", 1)) // engine.threads)
-        with parallel_config(backend="ray"):
-            Parallel(n_jobs=jobs, pre_dispatch="all")(delayed(run_cell)(*task) for task in tasks)
+        run = ray.remote(num_cpus=engine.threads, max_retries=1)(run_cell)
+        futures = [run.remote(*task) for task in tasks]
+        for task, future in zip(tasks, futures, strict=True):
+            try:
+                ray.get(future)
+            except (WorkerCrashedError, OutOfMemoryError):
+                _record_death(task, "twice")
+            except RayTaskError as error:
+                raise error.cause from None
     finally:
         if ours:
             ray.shutdown()
 
 
 def _by_dask(tasks: Sequence[_Task], engine: Engine) -> None:
-    """By Dask's own futures: joblib's waits for ever for a run whose worker died."""
+    """By Dask's own futures: joblib waits for ever for one whose worker died."""
     try:
         from dask.distributed import Client, KilledWorker, LocalCluster
     except ImportError as error:

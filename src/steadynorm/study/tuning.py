@@ -6,14 +6,14 @@ import math
 from typing import Any
 
 from ..records import DIVERGED, Figure, Run
-from .claim import Judgement
+from .claim import WITH, WITHOUT, Judgement
 from .results import Results
 from .showing import CAPTION, curves, in_words, means, sweep
 from .verdict import VALIDATION, difference, judged, speedup
 
 RATE = "lr"
-WITHOUT, WITH = {"network": "without BN"}, {"network": "with BN"}
-NETWORKS = ["without BN", "with BN"]
+NETWORKS = [WITHOUT, WITH]
+BARE, NORMALIZED = {"network": WITHOUT}, {"network": WITH}
 EQUAL = (
     "initial weights (redundant biases too; He et al. 2015 for ReLU), data and its order, optimizer, batch size, "
     "epochs, and the learning rates tried, of which each network is given its best"
@@ -88,14 +88,16 @@ def tuned_figures(results: Results, by: str) -> list[Figure]:
 def judge_with_or_without(results: Results) -> Judgement:
     """Whether batch normalization makes a network better and faster, both at their best rates."""
     best = at_best_rates(results, "network")
-    accuracy = difference(best, "test accuracy", WITH, WITHOUT, "test accuracy, with BN − without", "points", scale=100)
-    faster = speedup(best, WITH, WITHOUT, "steps to the best validation accuracy without BN, without ÷ with")
+    accuracy = difference(
+        best, "test accuracy", NORMALIZED, BARE, "test accuracy, with BN − without", "points", scale=100
+    )
+    faster = speedup(best, NORMALIZED, BARE, "steps to the best validation accuracy without BN, without ÷ with")
     matched = [
         difference(
             results,
             "test accuracy",
-            {**WITH, RATE: rate},
-            {**WITHOUT, RATE: rate},
+            {**NORMALIZED, RATE: rate},
+            {**BARE, RATE: rate},
             f"test accuracy at rate {rate:g}, with BN − without",
             "points",
             scale=100,

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ...records import Cell, Effect, Figure, Line, Panel, Run
-from ..claim import Claim, Judgement, Outcome, Preset
+from ..claim import WITH, Claim, Judgement, Outcome, Preset
 from ..distributions import PERCENTILES, Watched
 from ..models.systems import sigmoid_net
 from ..results import Measure, Results
@@ -14,7 +14,7 @@ from ..showing import CAPTION, curves, in_words, means, sweep
 from ..sources import Images
 from ..tools import Tools
 from ..training import Recipe, fit
-from ..tuning import NETWORKS, RATE, RULE, WITH, WITHOUT, at_best_rates, rates_in_words
+from ..tuning import BARE, NETWORKS, NORMALIZED, RATE, RULE, at_best_rates, rates_in_words
 from ..verdict import VALIDATION, difference, judged, ratio, speedup
 
 LAYERS = ("layer 1", "layer 2", "layer 3")
@@ -34,7 +34,7 @@ def run(cell: Cell, tools: Tools) -> Outcome:
         data.train.images.shape[2],
         data.classes,
         float(cell.settings["std"]),  # type: ignore[arg-type]
-        batch_norm=cell.factors["network"] == WITH["network"],
+        batch_norm=cell.factors["network"] == WITH,
     )
     model, inputs = watched(network), binary(data.validation.images[:WATCHED])
     source = Images(data, recipe.batch_size, cell.seed, prepare=binary)
@@ -75,7 +75,7 @@ def judge(results: Results) -> Judgement:
     best = at_best_rates(results, "network")
 
     def less(layer: str, rate: float | None = None, *, decides: bool = False, late: bool = False) -> Effect:
-        one, other = ({**which, **({RATE: rate} if rate is not None else {})} for which in (WITHOUT, WITH))
+        one, other = ({**which, **({RATE: rate} if rate is not None else {})} for which in (BARE, NORMALIZED))
         where = ("best rates" if rate is None else f"rate {rate:g}") + ", second half of the steps" * late
         label = f"drift of the inputs of {layer}'s sigmoids at {where}, without ÷ with BN"
         return ratio(best if rate is None else results, drift(layer, late=late), one, other, label, decides=decides)
@@ -85,10 +85,10 @@ def judge(results: Results) -> Judgement:
     matched = [less(layer, rate) for rate in results.levels(RATE) for layer in LAYERS]
     lower = sum(effect.estimate is not None and effect.estimate > 1 for effect in matched)
     label = "steps to the best validation accuracy without BN, without ÷ with"
-    faster = speedup(best, WITH, WITHOUT, f"{label}, at best rates", decides=False)
+    faster = speedup(best, NORMALIZED, BARE, f"{label}, at best rates", decides=False)
     accuracy = difference(
         best,
-        *("test accuracy", WITH, WITHOUT, "test accuracy at best rates, with BN − without", "points"),
+        *("test accuracy", NORMALIZED, BARE, "test accuracy at best rates, with BN − without", "points"),
         scale=100,
         decides=False,
     )

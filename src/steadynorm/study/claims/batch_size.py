@@ -16,7 +16,7 @@ from ..sources import Images
 from ..tools import Tools
 from ..training import Recipe, evaluate, fit
 from ..tuning import RULE, at_best_rates
-from ..verdict import contrast, judged
+from ..verdict import contrast, judged, paired_difference
 
 SMALL, ORDINARY = (1, 2, 4), 32
 """Sizes that the source's claim calls small, and the one that all are compared with."""
@@ -111,10 +111,9 @@ def lost_more(results: Results) -> dict[int, float]:
 
 
 def _gap(results: Results, size: int) -> Effect:
-    batch, group = (results.by_seed("test accuracy", norm=norm, batch_size=size) for norm in ("batch", "group"))
-    gaps = {seed: group[seed] - batch[seed] for seed in batch if seed in group}
+    group, batch = (results.by_seed("test accuracy", norm=norm, batch_size=size) for norm in ("group", "batch"))
     label = f"test accuracy at a batch of {size}, group − batch normalization"
-    return contrast(gaps, label, "points", scale=100, decides=False)
+    return paired_difference(group, batch, label, "points", scale=100, decides=False)
 
 
 def _figure(best: Results) -> Figure:

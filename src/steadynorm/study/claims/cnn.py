@@ -5,34 +5,40 @@ from __future__ import annotations
 import numpy as np
 
 from ...records import Cell, Run
-from ..claim import Claim, Judgement, Outcome, Preset
+from ..claim import WITH, Claim, Judgement, Outcome, Preset
 from ..models import cnn
 from ..results import Results
 from ..showing import in_words, means, training_figure
 from ..sources import Images
 from ..tools import Tools
 from ..training import Recipe, fit
+from ..tuning import BARE, NETWORKS, NORMALIZED
 from ..verdict import difference, judged, speedup
 
-WITHOUT, WITH = {"network": "without BN"}, {"network": "with BN"}
-GRID = {"network": ["without BN", "with BN"]}
+GRID = {"network": NETWORKS}
 
 
 def run(cell: Cell, tools: Tools) -> Outcome:
     data = tools.data()
     channels, size = data.train.images.shape[1:3]
-    model = cnn(channels, size, data.classes, batch_norm=cell.factors == WITH)
+    model = cnn(channels, size, data.classes, batch_norm=cell.factors["network"] == WITH)
     recipe = Recipe.of(cell)
     return fit(model, recipe, Images(data, recipe.batch_size, cell.seed), tools.keeper)
 
 
 def judge(results: Results) -> Judgement:
     accuracy = difference(
-        results, "test accuracy", WITH, WITHOUT, "test accuracy, with BN − without", "points", scale=100
+        results, "test accuracy", NORMALIZED, BARE, "test accuracy, with BN − without", "points", scale=100
     )
-    faster = speedup(results, WITH, WITHOUT, "steps to the best validation accuracy without BN, without ÷ with")
+    faster = speedup(results, NORMALIZED, BARE, "steps to the best validation accuracy without BN, without ÷ with")
     smoother = difference(
-        results, roughness, WITHOUT, WITH, "roughness of the validation loss, without − with BN", "nats", decides=False
+        results,
+        roughness,
+        BARE,
+        NORMALIZED,
+        "roughness of the validation loss, without − with BN",
+        "nats",
+        decides=False,
     )
     table = means(
         results,

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from ...records import Cell
-from ..claim import Claim, Outcome, Preset
+from ..claim import WITH, Claim, Outcome, Preset
 from ..models.systems import conv2d_net
 from ..sources import Images, pictures
 from ..tools import Tools
 from ..training import Recipe, fit
-from ..tuning import EQUAL, NETWORKS, RULE, WITH, judge_with_or_without
+from ..tuning import EQUAL, NETWORKS, RULE, judge_with_or_without
 
 SIZE = 28
 
@@ -26,7 +26,7 @@ def colour(images: Tensor) -> Tensor:
 def run(cell: Cell, tools: Tools) -> Outcome:
     recipe = Recipe.of(cell)
     source = Images(tools.data(), recipe.batch_size, cell.seed, prepare=colour)
-    return fit(conv2d_net(batch_norm=cell.factors["network"] == WITH["network"]), recipe, source, tools.keeper)
+    return fit(conv2d_net(batch_norm=cell.factors["network"] == WITH), recipe, source, tools.keeper)
 
 
 RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2]

@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 from ...records import Cell, Figure, Line, Panel, Run, Series, Table, finite
-from ..claim import Claim, Judgement, Outcome, Preset
+from ..claim import WITH, WITHOUT, Claim, Judgement, Outcome, Preset
 from ..dense import initialize, network, weights
 from ..gradients import loss_and_gradient
 from ..results import Results
@@ -17,7 +17,6 @@ from ..tools import Tools
 from ..training import Recipe, fit
 from ..verdict import difference, judged
 
-WITHOUT, WITH = "without BN", "with BN"
 START, END = "at initialization", "after training"
 GAINS = {"relu": math.sqrt(2), "sigmoid": 4.0}
 """Of the initial weights, such that a gradient through the activation near 0 keeps its size: He's for ReLU, 4 for the

@@ -6,7 +6,7 @@ import itertools
 import math
 
 from ...records import Cell, Effect, Figure, Line, Panel, Table
-from ..claim import Claim, Judgement, Outcome, Preset
+from ..claim import WITH, WITHOUT, Claim, Judgement, Outcome, Preset
 from ..dense import initialize, network
 from ..results import Results
 from ..showing import in_words, sweep
@@ -15,8 +15,6 @@ from ..sweeps import SHARE, Sweep, accuracy, by_level, mean_accuracy, trained
 from ..tools import Tools
 from ..training import Recipe, fit
 from ..verdict import contrast, judged, no_finer, paired_difference
-
-WITHOUT, WITH = "without BN", "with BN"
 
 
 def run(cell: Cell, tools: Tools) -> Outcome:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...nn import BatchNorm1d, BatchNorm2d
 from ...records import Cell, Figure, Run, Setting
-from ..claim import Claim, Judgement, Outcome, Preset
+from ..claim import WITH, WITHOUT, Claim, Judgement, Outcome, Preset
 from ..dense import initialize, network
 from ..gradients import loss_and_gradient
 from ..results import Results
@@ -21,7 +21,7 @@ from ..tools import Tools
 from ..training import Recipe, fit
 from ..verdict import difference, judged, ratio
 
-WITHOUT, WITH, NOISY = "without BN", "with BN", "with BN and noise"
+NOISY = "with BN and noise"
 STRIDES = (0.5, 1.0, 2.0, 4.0)
 """Multiples of the learning rate at which the probes look."""
 PROBES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from ...records import Cell, Effect, Figure, Table, finite
-from ..claim import Claim, Judgement, Outcome, Preset
+from ..claim import WITH, WITHOUT, Claim, Judgement, Outcome, Preset
 from ..dense import initialize, network
 from ..results import Results
 from ..showing import in_words, sweep
@@ -16,7 +16,6 @@ from ..training import Recipe, fit
 from ..tuning import best_rates
 from ..verdict import difference, judged, no_finer, paired_ratio, speedup
 
-WITHOUT, WITH = "without BN", "with BN"
 CLAIMED = 10.0
 """Times: the lower end of "10 to 100 times larger"."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from ...records import Cell, Figure, Panel, Run, finite
-from ..claim import Claim, Judgement, Outcome, Preset
+from ..claim import WITH, WITHOUT, Claim, Judgement, Outcome, Preset
 from ..data import ImageData
 from ..dense import initialize, network
 from ..results import Results
@@ -17,8 +17,6 @@ from ..sweeps import accuracy, by_level, mean_accuracy
 from ..tools import Tools
 from ..training import Recipe, evaluate, fit
 from ..verdict import difference, judged, paired_difference
-
-WITHOUT, WITH = "without BN", "with BN"
 
 
 def run(cell: Cell, tools: Tools) -> Outcome:
