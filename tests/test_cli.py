@@ -58,7 +58,7 @@ def test_several_studies_make_one_report(tmp_path: Path, monkeypatch: pytest.Mon
     both = ("report", "quick", "full", "--out", "both")
     assert command.steadynorm(monkeypatch, *both, "--markdown", "both.md") == 0
     text = (tmp_path / "both.md").read_text()
-    assert re.findall(r"^## (.*)$", text, re.M) == ["cnn", "norms", "learning-rate", "cnn, digits"]
+    assert re.findall(r"^## (.*)$", text, re.M) == ["cnn", "cnn, digits", "norms", "learning-rate"]
     assert "[cnn, digits](#cnn-digits)" in text
     assert "\nsteadynorm report quick full --out both\n" in text
     assert {path.name for path in (tmp_path / "both").iterdir()} == {"evidence.json"}

@@ -42,9 +42,10 @@ def test_joined_evidence_says_what_each_part_is_of() -> None:
     assert found.preset == "quick, full"
     assert found.command == f"{first.command}\nsecond\n{first.command}\nthird"
     assert found.environment == {"torch": "2.13.0 / 2.14.0", "threads": "1", "gpu": "none"}
-    again = ["cnn, digits", "norms, digits", "learning-rate, digits"]
-    assert [s.claim for s in found.sections] == ["cnn", "norms", "learning-rate", "cnn, CIFAR-10", *again]
-    assert found.sections[3].effects == other.sections[0].effects
+    of_cnn = ["cnn", "cnn, CIFAR-10", "cnn, digits"]
+    others = ["norms", "norms, digits", "learning-rate", "learning-rate, digits"]
+    assert [s.claim for s in found.sections] == [*of_cnn, *others]
+    assert found.sections[1].effects == other.sections[0].effects
 
 
 def test_settings_keep_their_types(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch import nn
 
 from steadynorm.records import Cell, Series
 from steadynorm.study.claim import Claim, Judgement, Outcome, Preset
+from steadynorm.study.claims import find
 from steadynorm.study.results import Results
 from steadynorm.study.showing import means
 from steadynorm.study.tools import Tools
@@ -58,6 +62,18 @@ def claim(*kinds: str, seeds: int = 2, steps: int = 3, pause: float = 0) -> Clai
     text: dict[str, Any] = dict.fromkeys("question source factors equal measure rule would_change".split(), "words")
     preset = Preset(seeds, {"kind": kinds or ("plain", "again")}, {"steps": steps, "pause": pause})
     return Claim(name="toy", **text, data=(), presets={"own": preset}, run=run, judge=judge)
+
+
+def with_a_real_one(**toy: Any) -> tuple[dict[str, Claim], list[Cell]]:
+    """The toy and a claim that trains networks with compiled kernels, which keeps its state at every step too."""
+    real = find(["cnn"])["cnn"]
+    claims = {"toy": claim(**toy), "cnn": replace(real, run=partial(_kept_always, real.run))}
+    return claims, [*claims["toy"].cells("own"), *claims["cnn"].cells("smoke", seeds=1)]
+
+
+def _kept_always(run: Callable[[Cell, Tools], Outcome], cell: Cell, tools: Tools) -> Outcome:
+    tools.keeper._interval = 0
+    return run(cell, tools)
 
 
 def records_of(directory: Path) -> dict[str, bytes]:

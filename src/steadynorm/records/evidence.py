@@ -131,17 +131,20 @@ class Evidence:
 
 
 def joined(several: Sequence[Evidence], command: str) -> Evidence:
-    """The sections of several studies as one evidence. A claim that an earlier study has too is named with its data.
+    """The sections of several studies as one evidence.
+
+    A claim that an earlier study has too follows it, and is named with its data.
 
     Args:
         several: at least one.
         command: joins them; told after the studies' own commands.
     """
-    sections: list[Section] = []
+    found: dict[str, list[Section]] = {}
     for section in (section for evidence in several for section in evidence.sections):
-        again = any(section.claim == other.claim for other in sections)
-        name = f"{section.claim}, {section.data.partition(' (')[0]}" if again else section.claim
-        sections.append(replace(section, claim=name))
+        same = found.setdefault(section.claim, [])
+        name = f"{section.claim}, {section.data.partition(' (')[0]}" if same else section.claim
+        same.append(replace(section, claim=name))
+    sections = [section for same in found.values() for section in same]
     names = dict.fromkeys(name for evidence in several for name in evidence.environment)
     return Evidence(
         several[0].title if len(sections) == 1 else ALL,
