@@ -60,6 +60,7 @@ def speedup(results: Results, one: Factors, other: Factors, label: str, *, decid
 
     The steps of `other` are those to its own best. Where `one` never gets there, or diverges before, it counts as if it
     got there with the last step of the longer training: at most 1, and more than it is; the label says how many do not.
+    All this leans against `one`: the goal is the luckiest evaluation of `other`, and equals reach it later.
     """
     ratios, missed = [], 0
     firsts = {run.cell.seed: run for run in results.select(**one)}
