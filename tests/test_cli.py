@@ -173,7 +173,7 @@ def test_another_study_in_the_folder_is_kept(tmp_path: Path) -> None:
 
 def test_interrupt_keeps_finished_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
     """Ctrl-C after the first run: it is kept, its report can be drawn, and the same command finishes the study."""
-    arguments = ["study", "--preset", "quick", "--seeds", "1", "--jobs", "1", "--out", "o"]
+    arguments = ["study", "--preset", "smoke", "--seeds", "1", "--jobs", "1", "--out", "o"]
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job ignores it
     program = [sys.executable, "-c", f"{heed}; from steadynorm.cli import main; main()", *arguments]
     process = subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

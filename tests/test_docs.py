@@ -42,5 +42,5 @@ def test_the_study_of_own_networks_runs(tmp_path: Path, monkeypatch: pytest.Monk
     names: dict = {}
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/study.md").read_text(encoding="utf-8"), re.DOTALL)
     exec(example, names)
-    assert "test accuracy, batch − none" in names["evidence"].sections[0].finding
+    assert "validation accuracy, last step, batch − none" in names["evidence"].sections[0].finding
     assert (tmp_path / "runs" / "mine" / "evidence.json").exists()

@@ -93,7 +93,6 @@ def checked(rank: int) -> None:
 
 
 def on_two(rank: int) -> dict[str, Any]:
-    compiled_by_inductor(rank)
     checked(rank)
     return {"exchanges": compiled_as_plain(rank), "one value": one_value(rank)}
 
@@ -105,3 +104,8 @@ def test_compiled() -> None:
         assert len(forward) == len(backward) > 1
         assert set(forward) == set(backward) == {3}
         assert "expected more than 1 value per channel over all ranks" in of_rank["one value"]
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor() -> None:
+    launch(compiled_by_inductor, 2)

@@ -127,7 +127,7 @@ def test_ledger_says_what_was_found(desk: Page) -> None:
     assert len(rows) == 3
     assert "supported +18 points 95% interval +5.5 to +30.5 test accuracy, with BN − without" in rows[0]
     assert "contradicted −0.4 points 95% interval −0.6 to −0.2" in rows[1]
-    assert "undecided 4× no interval" in rows[2]
+    assert "undecided 6 missing 4× no interval" in rows[2]
     assert desk.locator("#ledger .forest").evaluate_all("all => all.map(drawn => drawn.className.baseVal)") == [
         *("forest for", "forest against", "forest open")
     ]
