@@ -48,7 +48,9 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "engine", [Engine(jobs=2), Engine("ray", jobs=2), Engine("dask", jobs=2)], ids=lambda e: e.name
+    "engine",
+    [Engine(jobs=2), Engine("ray", jobs=2), pytest.param(Engine("dask", jobs=2), marks=pytest.mark.slow)],
+    ids=lambda e: e.name,
 )
 @pytest.mark.filterwarnings("default")  # clusters' own warnings are theirs
 def test_engines_give_the_same_records(engine: Engine, tmp_path: Path, expected: dict[str, bytes]) -> None:
@@ -110,7 +112,7 @@ def test_one_that_was_only_in_progress_when_another_died_is_computed_alone_and_t
     assert [records.read(place(tmp_path, task.cell), Run).status for task in tasks] == [FINISHED] * 3
 
 
-@pytest.mark.parametrize("engine", ["ray", "dask"])
+@pytest.mark.parametrize("engine", ["ray", pytest.param("dask", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("default")
 def test_a_clusters_worker_that_dies_ends_its_run_and_no_other(engine: str, tmp_path: Path) -> None:
     pytest.importorskip(engine)

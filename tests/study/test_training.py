@@ -210,7 +210,12 @@ def test_evaluation_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "momentum"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["adam", pytest.param("adamw", marks=SLOW), pytest.param("sgd", marks=SLOW), "momentum"]
+)
 def test_both_networks_learn_digits(optimizer: str) -> None:
     """Chance is 0.10; with batch normalization three epochs are enough for 0.85."""
     lr = {"sgd": 0.2, "momentum": 0.05}.get(optimizer, 1e-3)
