@@ -58,7 +58,7 @@ def test_the_quick_preset_downloads_nothing(claim: Claim) -> None:
 
 @EACH
 def test_only_full_presets_learn_from_all_of_a_larger_data_set(claim: Claim) -> None:
-    for preset, images in {"smoke": {1500}, "quick": {1500}, "full": {None}}.items():
+    for preset, images in {"smoke": {1000}, "quick": {1000}, "full": {None}}.items():
         for data in {"mnist", "cifar10"} & set(claim.data):
             assert {cell.settings.get("images") for cell in claim.cells(preset, data=data)} == images
         assert {cell.settings.get("images") for cell in claim.cells(preset, data="digits")} == {None}

@@ -13,7 +13,7 @@ from .tools import Tools
 
 WITHOUT, WITH = "without BN", "with BN"
 """The levels of the factor "network", in claims that have just these."""
-IMAGES = 1500
+IMAGES = 1000
 """So many of a larger data set's images are learned from in the presets that are not full; digits has fewer."""
 
 
