@@ -51,6 +51,13 @@ def test_effects_in_words() -> None:
     assert words.estimate(replace(POINTS, unit="", neutral=0.5)) == "18"
 
 
+def test_a_ledger_does_not_hide_what_crashed_or_is_missing() -> None:
+    assert (
+        words.gaps(a_section(runs={"finished": 1, "diverged": 2, "crashed": 3, "missing": 4})) == "3 crashed, 4 missing"
+    )
+    assert words.gaps(a_section(runs={"finished": 1, "diverged": 2, "crashed": 0})) == ""
+
+
 def test_the_leading_effect_is_the_first_that_decides() -> None:
     section = a_section()
     assert words.leading(section) == section.effects[1]
@@ -67,6 +74,7 @@ def test_runs_in_words() -> None:
 def test_forest_by_hand() -> None:
     """120 wide; the end that is further from no effect is at 0.88 of a half: 60 + 52.8; ratios are logarithmic."""
     assert forest(POINTS) == Forest(69.5, 112.8, 91.2, "for")
+    assert forest(replace(POINTS, decides=False)) == Forest(69.5, 112.8, 91.2, "open")
     assert forest(TIMES) == Forest(42.4, 112.8, 77.6, "open")
     assert forest(replace(POINTS, estimate=-2.0, low=-3.0, high=-1.0)) == Forest(7.2, 42.4, 24.8, "against")
     assert forest(replace(TIMES, low=None, high=None)) == Forest(None, None, 112.8, "open")

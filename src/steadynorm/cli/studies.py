@@ -121,7 +121,7 @@ def report_command(
     first, *others = directories
     if out is None and others:
         raise click.UsageError(f"expected --out FOLDER for the report of {len(directories)} studies, got none.")
-    if out in directories:
+    if out is not None and out.resolve() in [directory.resolve() for directory in directories]:
         raise click.UsageError(f"expected --out to be another folder than the studies', got {out}.")
     console = Console()
     several = [_judged(directory) for directory in directories]

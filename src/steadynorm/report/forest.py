@@ -38,17 +38,12 @@ def forest(effect: Effect) -> Forest | None:
     estimate, *ends = (round(WIDTH / 2 * (1 + 0.88 * distance / widest), 1) for distance in distances)
     if effect.low is None or effect.high is None:
         return Forest(None, None, estimate, "open")
-    side = (
-        "open"
-        if not effect.decides
-        else "for"
-        if effect.low > effect.neutral
-        else "against"
-        if effect.high < effect.neutral
-        else "open"
-    )
     low, high = ends
-    return Forest(low, high, estimate, side)
+    return Forest(low, high, estimate, _side(effect.low, effect.high, effect.neutral) if effect.decides else "open")
+
+
+def _side(low: float, high: float, neutral: float) -> str:
+    return "for" if low > neutral else "against" if high < neutral else "open"
 
 
 def _distance(value: float, neutral: float, logs: bool) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..records import Effect, Evidence, Section, Table
-from ..records.words import NONE, estimate, interval, is_number, leading, number, runs
+from ..records.words import NONE, estimate, gaps, interval, is_number, leading, number, runs
 from .names import stems
 
 BOLD = ("supported", "contradicted")
@@ -38,7 +38,12 @@ def _machine(evidence: Evidence) -> str:
 
 def _ledger(evidence: Evidence, names: list[str]) -> str:
     rows = [
-        [f"[{_plain(s.claim)}](#{name.lower()})", _verdict(s), *_effect(leading(s)), _plain(s.source)]
+        [
+            f"[{_plain(s.claim)}](#{name.lower()})",
+            f"{_verdict(s)} {gaps(s)}".strip(),
+            *_effect(leading(s)),
+            _plain(s.source),
+        ]
         for name, s in zip(names, evidence.sections, strict=True)
     ]
     return _table(["claim", "verdict", "effect", "estimate", "95% interval", "source"], rows)
