@@ -25,13 +25,10 @@ CHAIN = [
     {"nn"},
     {"runtime"},
     {"functional"},
-    {
-        "checks",
-        "masks",
-    },
     {"ops"},
+    {"inputs"},
     {"kernels"},
-    {"moments", "errors"},
+    {"moments", "errors", "torch_internals"},
 ]
 """A part may import itself and any part of a later row."""
 

@@ -113,6 +113,8 @@ def activate(z: ArrayLike, settings: Settings) -> Array:
     functions = {
         None: lambda: z,
         "relu": lambda: np.where(z <= 0, 0, z),
+        "relu6": lambda: np.clip(z, 0, 6),
+        "hardswish": lambda: np.where(z <= -3, 0, z) * np.clip(z / 6 + 0.5, 0, 1),
         "leaky_relu": lambda: np.where(z <= 0, settings.negative_slope * z, z),
         "sigmoid": lambda: _sigmoid(z),
         "tanh": lambda: np.tanh(z),
@@ -123,11 +125,13 @@ def activate(z: ArrayLike, settings: Settings) -> Array:
 
 
 def activate_derivative(z: ArrayLike, settings: Settings) -> Array:
-    """The activation's derivative at z; at a kink the one from the left, as torch takes it."""
+    """The activation's derivative at z; at a kink as torch takes it, which is mostly from the left."""
     z = np.asarray(z, np.float64)
     functions = {
         None: lambda: np.ones_like(z),
         "relu": lambda: np.where(z <= 0, 0.0, 1.0),
+        "relu6": lambda: np.where((z <= 0) | (z >= 6), 0.0, 1.0),
+        "hardswish": lambda: np.where(z <= -3, 0.0, np.where(z < 3, z / 3 + 0.5, 1.0)),
         "leaky_relu": lambda: np.where(z <= 0, settings.negative_slope, 1.0),
         "sigmoid": lambda: _sigmoid(z) * (1 - _sigmoid(z)),
         "tanh": lambda: 1 - np.tanh(z) ** 2,

@@ -38,9 +38,15 @@ def report() -> dict[str, str]:
     """What `steadynorm env` says beside versions: kernels, the pool they run on, where they are kept, and memory."""
     from .kernels import compiled
 
-    backend = compiled()
+    core = compiled()
+    if core is None:
+        kernels = {"kernels": "none compiled: torch's own operators serve"}
+    else:
+        kernels = {
+            "kernels": f"numba {core.numba_version()}, on {core.pool()}",
+            "compiled kernels": str(core.cache_folder()),
+        }
     return {
-        "kernels": f"numba {backend.numba_version()}, on {backend.pool()}",
-        "compiled kernels": str(backend.cache_folder()),
+        **kernels,
         "freed memory": "kept (steadynorm.runtime.keep_freed_memory)" if _kept else "returned to the system",
     }

@@ -14,13 +14,20 @@ z = (x - mean) / sqrt(var + eps) * weight + bias + residual:
 | `forward`     | `moments` and `normalize` in one, for when nothing is merged in between              |
 | `backward`    | `reduce_grad` and `input_grad` in one, likewise                                      |
 
-`numba_cpu` is compiled code for CPU tensors. `eager` is plain PyTorch: it serves every other device and, being
-differentiable, every derivative beyond the first.
+`eager` is plain PyTorch: it serves every device and, being differentiable, every derivative beyond the first. The
+compiled core serves CPU tensors. It may be missing, and has three more functions, for a training step of one group:
+
+- `train(x, apply, running)` → y; count, mean, m2 and variance, float64 (4, C); `signs`; and whether the batch's moments
+  are finite. It also moves the running statistics of a `Running` that moves and has them. `signs` keeps, one bit a
+  value, where a piecewise linear activation after a residual has slope 1, to be saved instead of the residual; else
+  it is None.
+- `train_backward(dy, x, statistics, apply, signs, wants_dx)` → dx, dweight, dbias and dresidual, None for what is not
+  there. With signs the residual of `apply` is None, and is not needed.
+- `unpack_signs(signs, x)` → bool, of x's shape and memory order.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple
@@ -28,12 +35,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..moments import Moments
+from ..torch_internals import in_graph
 
-ACTIVATIONS = ("relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh")
+ACTIVATIONS = ("relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu", "sigmoid", "tanh")
 """Activations a kernel can apply: torch's functions of these names with their default arguments."""
 COMPILED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-"""Dtypes that compiled kernels know."""
+"""Dtypes that the compiled core knows, and torch's own operator."""
 
 
 class Apply(NamedTuple):
@@ -67,58 +74,52 @@ class Gradients(NamedTuple):
     residual: Tensor | None
 
 
-@dataclass
-class Running:
-    """What a training step does beside normalizing: running statistics that move, and what it found.
-
-    Attributes:
-        mean: running mean (C,), or None.
-        var: running variance (C,), or None; both move towards the batch's, or neither.
-        momentum: weight of the batch in them, in [0, 1]; a number or a 0-d tensor.
-        moves: whether they move.
-        guarded: they stay where the batch's mean or variance is not finite.
-        collects: `batch` is wanted, instead of moving them.
-        untouched: set where the batch has one value a channel, and the running statistics normalized it.
-        finite: whether the batch's moments were finite; set by whoever moves the statistics, True where nobody looked.
-        batch: the batch's moments (1, C), set where they are wanted.
-    """
-
-    mean: Tensor | None = None
-    var: Tensor | None = None
-    momentum: float | Tensor = 0.1
-    moves: bool = True
-    guarded: bool = False
-    collects: bool = False
-    untouched: bool = False
-    finite: bool = True
-    batch: Moments | None = None
-
-
-def serving(x: Tensor, *others: Tensor | None) -> ModuleType:
-    """The backend that serves x and what goes with it."""
-    if x.device.type == "cpu" and x.dtype in COMPILED and x.numel() > 0 and all(map(has_memory, (x, *others))):
-        return compiled()
+def serving(x: Tensor, apply: Apply | None = None, *others: Tensor | None) -> ModuleType:
+    """The backend of the six functions that serves x and what goes with it."""
+    residual, mask, activation = (None,) * 3 if apply is None else (apply.residual, apply.mask, apply.activation)
+    core = core_for(x, activation) if has_memory(x, residual, mask, *others) else None
+    if core is not None:
+        return core
     from . import eager
 
     return eager
 
 
-@lru_cache
-def compiled() -> ModuleType:
-    """The backend of compiled kernels, which brings numba: imported when it is first needed."""
-    from . import numba_cpu
+def core_for(x: Tensor, activation: str | None) -> ModuleType | None:
+    """The compiled core, where it is there and serves data like x, which has memory."""
+    if not x.is_cpu or x.dtype not in COMPILED or x.numel() == 0:
+        return None
+    if activation in ("relu6", "hardswish"):
+        return None
+    return compiled()
 
+
+@lru_cache
+def compiled() -> ModuleType | None:
+    """The compiled core, imported when it is first needed; None where it is not there."""
+    try:
+        from . import numba_cpu
+    except ImportError:
+        return None
     return numba_cpu
 
 
-def has_memory(tensor: Tensor | None) -> bool:
-    """Whether it is None or an ordinary tensor, not one that a transformation such as vmap traces with."""
-    if tensor is None:
-        return True
-    if type(tensor) not in (Tensor, torch.nn.Parameter):
-        return False
+def has_memory(*tensors: Tensor | None) -> bool:
+    """Whether all are None or ordinary tensors, none of them one that a transformation such as vmap traces with."""
     try:
-        tensor.data_ptr()
+        for tensor in tensors:
+            if tensor is not None:
+                if type(tensor) not in _ORDINARY:
+                    return False
+                tensor.data_ptr()
     except RuntimeError:
         return False
     return True
+
+
+_ORDINARY = (Tensor, torch.nn.Parameter)
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether its values can be looked at now: no compiler records, and no accelerator has to be waited for."""
+    return not in_graph() and tensor.is_cpu and has_memory(tensor)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..moments import Moments, measure, statistics_dtype
+from ..torch_internals import unsafe_view
 from . import Apply, Gradients
 
 
@@ -52,7 +53,8 @@ def input_grad(
     groups: int = 1,
 ) -> tuple[Tensor, Tensor | None]:
     dz, centred, apply = _gradient(dy, x, mean, var, apply, groups)
-    return _natural(_input_grad(dz, centred, var, apply, sums, count).to(x.dtype), x), _residual_grad(dz, x, apply)
+    dx = _natural(_input_grad(dz, centred, var, apply, sums, count).to(x.dtype), x)
+    return dx, None if apply.residual is None else _natural(dz.to(x.dtype), x)
 
 
 def backward(
@@ -63,11 +65,17 @@ def backward(
     apply: Apply,
     count: Tensor | None = None,
     groups: int = 1,
+    *,
+    signs: Tensor | None = None,
 ) -> Gradients:
-    dz, centred, apply = _gradient(dy, x, mean, var, apply, groups)
+    """With `signs`, bool of x's shape, a piecewise linear activation has slope 1 there, and no residual is needed."""
+    dz, centred, apply = _gradient(dy, x, mean, var, apply, groups, signs)
     sums = _reduce(dz, centred, var, apply)
     dx = _input_grad(dz, centred, var, apply, sums if count is not None else None, count)
-    return Gradients(_natural(dx.to(x.dtype), x), sums[1], sums[0], _residual_grad(dz, x, apply))
+    has_residual = apply.residual is not None or signs is not None
+    return Gradients(
+        _natural(dx.to(x.dtype), x), sums[1], sums[0], _natural(dz.to(x.dtype), x) if has_residual else None
+    )
 
 
 # ---- shapes ----
@@ -89,7 +97,7 @@ def _canonical_apply(apply: Apply, groups: int) -> Apply:
 
 def _natural(y: Tensor, like: Tensor) -> Tensor:
     """Canonical y with the shape and strides of `like`; copied only where an operation chose another memory order."""
-    y = torch.ops.aten._unsafe_view(y, like.shape)
+    y = unsafe_view(y, like.shape)
     return y if y.stride() == like.stride() else torch.empty_like(like).copy_(y)
 
 
@@ -119,25 +127,26 @@ def _pre_activation(centred: Centred, var: Tensor, apply: Apply) -> Tensor:
     return z if apply.residual is None else z + apply.residual
 
 
-def _pre_activation_grad(dy: Tensor, centred: Centred, var: Tensor, apply: Apply) -> Tensor:
+def _pre_activation_grad(
+    dy: Tensor, centred: Centred, var: Tensor, apply: Apply, signs: Tensor | None = None
+) -> Tensor:
     """dz, 0 where the mask is False, in the working dtype."""
     dz = _working(dy)
-    if apply.activation is not None:
+    if signs is not None:
+        dz = torch.where(signs, dz, dz * apply.negative_slope if apply.activation == "leaky_relu" else 0)
+    elif apply.activation is not None:
         dz = _activate_grad(dz, _pre_activation(centred, var, apply), apply)
     return dz if apply.mask is None else torch.where(apply.mask, dz, 0)
 
 
 def _gradient(
-    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int
+    dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int, signs: Tensor | None = None
 ) -> tuple[Tensor, Centred, Apply]:
     """dz, x minus the mean, and what is applied; canonical."""
     apply = _canonical_apply(apply, groups)
     centred = _centre(_canonical(x, groups), mean)
-    return _pre_activation_grad(_canonical(dy, groups), centred, var, apply), centred, apply
-
-
-def _residual_grad(dz: Tensor, x: Tensor, apply: Apply) -> Tensor | None:
-    return None if apply.residual is None else _natural(dz.to(x.dtype), x)
+    signs = None if signs is None else _canonical(signs, groups)
+    return _pre_activation_grad(_canonical(dy, groups), centred, var, apply, signs), centred, apply
 
 
 def _reduce(dz: Tensor, centred: Centred, var: Tensor, apply: Apply) -> tuple[Tensor, Tensor]:
@@ -177,7 +186,7 @@ def activate(z: Tensor, apply: Apply) -> Tensor:
         case "leaky_relu":
             return F.leaky_relu(z, apply.negative_slope)
         case name:
-            return getattr(F if name in ("silu", "gelu") else torch, name)(z)
+            return getattr(torch if name in ("relu", "sigmoid", "tanh") else F, name)(z)
 
 
 def _activate_grad(dy: Tensor, z: Tensor, apply: Apply) -> Tensor:
@@ -187,6 +196,10 @@ def _activate_grad(dy: Tensor, z: Tensor, apply: Apply) -> Tensor:
             return torch.where(z <= 0, 0, dy)
         case "leaky_relu":
             return torch.where(z <= 0, dy * apply.negative_slope, dy)
+        case "relu6":
+            return torch.where((z <= 0) | (z >= 6), 0, dy)
+        case "hardswish":
+            return torch.where(z <= -3, 0, torch.where(z < 3, dy * (z / 3 + 0.5), dy))
         case "sigmoid":
             y = torch.sigmoid(z)
             return dy * (y * (1 - y))

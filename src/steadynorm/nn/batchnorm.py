@@ -9,12 +9,13 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from ..checks import check_activation, check_eps, check_momentum, check_single_value
 from ..errors import ChannelMismatchError, InvalidInputError
 from ..functional import step, warn_of_poison
-from ..kernels import Apply, Running
+from ..inputs import check_activation, check_eps, check_momentum, check_single_value, prepare
+from ..kernels import Apply
+from ..kernels.running import Outcome, Running
 from ..moments import Moments, statistics_dtype
-from .layer import NARROW, Layer, recomputing
+from .layer import NARROW, Layer, Speaker, recomputing
 
 
 class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
@@ -64,11 +65,12 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         if isinstance(input, torch.fx.Proxy):
             return self._record(input, mask, residual)
         self._check_input_dim(input)
-        running = self._running()
-        apply = Apply(self.weight, self.bias, self.eps, residual, mask, self.activation, self.negative_slope)
-        y = self._step(input, apply, running)
-        if running.moves and not running.untouched:
-            self._after(running)
+        who, running = Speaker(self), self._running()
+        given = self.weight, self.bias, self.eps, residual, mask, self.activation, self.negative_slope
+        x, apply = prepare(who, input, *given, running, self._is_by_batch(running))
+        y, outcome = self._step(who, x, apply, running)
+        if running.moves and not outcome.untouched:
+            self._after(outcome)
         return y
 
     def _moves(self) -> bool:
@@ -89,22 +91,25 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         tracked = self.num_batches_tracked
         return 0.0 if tracked is None else torch.reciprocal(tracked.to(statistics_dtype(tracked.device)) + 1)
 
-    def _step(self, input: Tensor, apply: Apply, running: Running) -> Tensor:
-        """Normalizes; what a layer with statistics of another kind does differently."""
-        by_batch = self.training or (running.mean is None and running.var is None)
-        return step(self._speaker(), input, apply, running, by_batch, self.single_value)
+    def _is_by_batch(self, running: Running) -> bool:
+        """Whether the batch's own statistics normalize."""
+        return self.training or (running.mean is None and running.var is None)
 
-    def _after(self, running: Running) -> None:
+    def _step(self, who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
+        """Normalizes prepared data; what a layer with statistics of another kind does differently."""
+        return step(who, x, apply, running, self._is_by_batch(running), self.single_value)
+
+    def _after(self, outcome: Outcome) -> None:
         """Counts the batch, or hands it over; says so where it was not finite."""
-        if running.batch is not None and self._collector is not None:
-            self._collector(self, running.batch)
+        if outcome.batch is not None and self._collector is not None:
+            self._collector(self, outcome.batch)
             return
-        if not running.finite and self._guard is not None:
+        if not outcome.finite and self._guard is not None:
             self._guard(self)
             return
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        if not running.finite and not self._warned:
+        if not outcome.finite and not self._warned:
             self._warned = True
             warn_of_poison(self._speaker(), " steadynorm.guard_statistics keeps such batches out.")
 
@@ -157,7 +162,8 @@ class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
         dtype: of parameters and buffers, which are float32 for a 16-bit dtype, also after `.half()` or `.bfloat16()`:
             16-bit running statistics would stand still. 16-bit inputs go with them.
         bias: with affine, learn a bias too.
-        activation: applied inside the layer: "relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh", or None.
+        activation: applied inside the layer: "relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu", "sigmoid",
+            "tanh", or None.
         negative_slope: of leaky_relu.
         single_value: what to do in train mode with one value a channel: "raise", as torch, or "running", to normalize
             by the running statistics and leave them.

@@ -8,11 +8,11 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from ..checks import check_activation, check_eps
 from ..errors import ChannelMismatchError, InvalidArgumentError
-from ..functional import step
-from ..kernels import Apply, Running
-from .layer import NARROW, Layer
+from ..functional import evaluate
+from ..inputs import check_activation, check_eps, prepare
+from ..kernels.running import Running
+from .layer import NARROW, Layer, Speaker
 
 _TORCHS = torch.nn.modules.batchnorm._BatchNorm
 STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -35,7 +35,8 @@ class FrozenBatchNorm(Layer):
         device: of the buffers.
         dtype: of the buffers; float32 for a 16-bit dtype, also after `.half()` or `.bfloat16()`.
         bias: with affine, hold a bias too.
-        activation: applied inside the layer: "relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh", or None.
+        activation: applied inside the layer: "relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu", "sigmoid",
+            "tanh", or None.
         negative_slope: of leaky_relu.
 
     Shape:
@@ -140,8 +141,10 @@ class FrozenBatchNorm(Layer):
         """
         if isinstance(input, torch.fx.Proxy):
             return self._record(input, mask, residual)
-        apply = Apply(self.weight, self.bias, self.eps, residual, mask, self.activation, self.negative_slope)
-        return step(self._speaker(), input, apply, Running(self.running_mean, self.running_var), training=False)
+        who, running = Speaker(self), Running(self.running_mean, self.running_var)
+        given = self.weight, self.bias, self.eps, residual, mask, self.activation, self.negative_slope
+        x, apply = prepare(who, input, *given, running, training=False)
+        return evaluate(who, x, apply, running)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:
         """A count of batches may be missing, as in torch's state dicts before version 2 and in torchvision's frozen."""

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..checks import check_pair, check_settings
 from ..errors import InvalidArgumentError, InvalidInputError
-from ..functional import evaluate, prepare, settle
-from ..kernels import Apply, Running, has_memory
+from ..functional import evaluate
+from ..inputs import check_pair
+from ..kernels import Apply, readable
+from ..kernels.running import UNTOUCHED, Outcome, Running, settle
 from ..moments import Moments
 from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 
@@ -52,22 +53,24 @@ class _GhostBatchNorm(_BatchNorm):
         )
         self.virtual_batch_size = virtual_batch_size
 
-    def _step(self, input: Tensor, apply: Apply, running: Running) -> Tensor:
-        who, size = self._speaker(), self.virtual_batch_size
+    def _step(self, who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
+        size = self.virtual_batch_size
         _check_size(who, size)
-        examples, whole = input.shape[0], _in_full_ghosts(input.shape, size)
-        if not self.training or input.numel() == 0 or whole == 0 or whole == examples == size:
-            return super()._step(input, apply, running)
-        check_settings(who, True, running.momentum, apply.eps, apply.activation)
+        examples, whole = x.shape[0], _in_full_ghosts(x.shape, size)
+        if not self.training or x.numel() == 0 or whole == 0 or whole == examples == size:
+            return super()._step(who, x, apply, running)
         check_pair(who, running.mean, running.var)
-        x, apply = prepare(who, input, apply, running)
-        outcomes = [self._normalize(who, part, running) for part in _parts(x, apply, whole, size)]
-        if not running.untouched:
-            settle(who, running, _stacked([batch for _, batch in outcomes]))
-        return _joined([y for y, _ in outcomes])
+        found = [self._normalize(who, part, running) for part in _parts(x, apply, whole, size)]
+        y, batches = _joined([y for y, _ in found]), [batch for _, batch in found if batch is not None]
+        if len(batches) < len(found):
+            return y, UNTOUCHED
+        return y, settle(who, running, _stacked(batches))
 
-    def _normalize(self, who: str, part: _Part, running: Running) -> tuple[Tensor, Moments]:
-        """Each ghost by its own statistics; those of one value a channel, if allowed, by the running ones."""
+    def _normalize(self, who: object, part: _Part, running: Running) -> tuple[Tensor, Moments | None]:
+        """Each ghost by its own statistics; those of one value a channel, if allowed, by the running ones.
+
+        Moments are None where all ghosts have one value, and so none is the batch's own.
+        """
         x, apply, ghosts = part
         alone = _of_one_value(part)
         if alone is None:
@@ -79,10 +82,10 @@ class _GhostBatchNorm(_BatchNorm):
                 f"with {'a single' if apply.mask is None else 'a single real'} value. Use a larger virtual_batch_size, "
                 'or single_value="running".'
             )
-        running.untouched = apply.mask is None
         real = torch.ones_like(alone) if apply.mask is None else apply.mask
         y, batch = ops.batch_norm(x, apply._replace(mask=real & ~alone), ghosts)
-        return y + evaluate(who, x, apply._replace(mask=real & alone), running), batch
+        y = y + evaluate(who, x, apply._replace(mask=real & alone), running)
+        return y, None if apply.mask is None else batch
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, virtual_batch_size={self.virtual_batch_size}"
@@ -96,7 +99,7 @@ class _Part(NamedTuple):
     ghosts: int
 
 
-def _check_size(who: str, size: Any) -> None:
+def _check_size(who: object, size: Any) -> None:
     if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
         raise InvalidArgumentError(
             f"{who}: expected virtual_batch_size to be an int > 0, got {size!r}. It is the number of examples that "
@@ -132,7 +135,7 @@ def _of_one_value(part: _Part) -> Tensor | None:
     if apply.mask is None:
         values = x.numel() // x.shape[1] // ghosts
         return torch.ones_like(x[:, :1], dtype=torch.bool) if values == 1 else None
-    if torch.compiler.is_compiling() or not apply.mask.is_cpu or not has_memory(apply.mask):
+    if not readable(apply.mask):
         return None
     alone = apply.mask.reshape(ghosts, -1).sum(1) == 1
     if not alone.any():

@@ -9,12 +9,24 @@ import torch
 import torch.fx
 from torch import Tensor
 
+from ..torch_internals import in_backward
+
 NARROW = (torch.float16, torch.bfloat16)
 
 
 def recomputing() -> bool:
     """Whether this forward runs inside a backward pass, as activation checkpointing has it."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() >= 0
+    return not torch.compiler.is_compiling() and in_backward()
+
+
+class Speaker:
+    """Who speaks in a layer's error messages; the words are made when there is something to say."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+
+    def __str__(self) -> str:
+        return self.layer._speaker()
 
 
 class Layer(torch.nn.Module):

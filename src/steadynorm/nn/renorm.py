@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_settings
+from .. import ops
 from ..errors import InvalidArgumentError
-from ..functional import prepare, settle, values_per_channel
-from ..kernels import Apply, Running, eager, has_memory, serving
+from ..functional import values_per_channel
+from ..kernels import Apply, has_memory, readable
+from ..kernels.running import Outcome, Running, settle
 from ..moments import Moments
-from ..ops import transforms_active
 from ..ops.renorm import batch_renorm
 from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
 from .layer import recomputing
@@ -96,10 +96,9 @@ class _BatchRenorm(_BatchNorm):
         self._recent: deque[tuple[Moments, Tensor, Tensor]] = deque(maxlen=REMEMBERED)
         self._uncorrected = False
 
-    def _step(self, input: Tensor, apply: Apply, running: Running) -> Tensor:
-        who = self._speaker()
+    def _step(self, who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
         if not self.training:
-            return super()._step(input, apply, running)
+            return super()._step(who, x, apply, running)
         if running.mean is None or running.var is None or self.num_batches_tracked is None:
             raise InvalidArgumentError(
                 f"{who}: expected running_mean, running_var and num_batches_tracked in training, got None. It corrects "
@@ -110,22 +109,17 @@ class _BatchRenorm(_BatchNorm):
         again, trivial = recomputing(), _is(rmax, 1) and _is(dmax, 0)
         if not again:
             self._uncorrected = trivial
-        if self._uncorrected:
-            return super()._step(input, apply, running)
-        check_settings(who, True, running.momentum, apply.eps, apply.activation)
-        x, prepared = prepare(who, input, apply, running)
-        if values_per_channel(x, prepared.mask) < 2:
-            return super()._step(input, apply, running)
+        if self._uncorrected or values_per_channel(x, apply.mask) < 2:
+            return super()._step(who, x, apply, running)
         with torch.no_grad():
-            batch = _measure(x.detach(), prepared.mask)
+            batch = ops.moments(x.detach(), apply.mask)
             corrections = self._remembered(batch) if again else None
             if corrections is None:
                 corrections = _corrections(batch, running.mean, running.var, apply.eps, rmax, dmax)
             if not again and not torch.compiler.is_compiling() and has_memory(batch.mean):
                 self._recent.append((batch, *corrections))
-        y = batch_renorm(x, prepared, batch, *corrections)
-        settle(who, running, batch)
-        return y
+        y = batch_renorm(x, apply, batch, *corrections)
+        return y, settle(who, running, batch)
 
     def _remembered(self, batch: Moments) -> tuple[Tensor, Tensor] | None:
         """r and d of the forward that this one recomputes: the running statistics have moved since."""
@@ -138,7 +132,7 @@ class _BatchRenorm(_BatchNorm):
         return f"{super().extra_repr()}, rmax={self.rmax}, dmax={self.dmax}"
 
 
-def _check_limit(who: str, name: str, value: Any, least: int) -> None:
+def _check_limit(who: object, name: str, value: Any, least: int) -> None:
     if not isinstance(value, (int, float)) or not value >= least:
         raise InvalidArgumentError(
             f"{who}: expected {name} >= {least}, got {value!r}. It bounds the correction: rmax=1, dmax=0 is plain "
@@ -146,9 +140,9 @@ def _check_limit(who: str, name: str, value: Any, least: int) -> None:
         )
 
 
-def _limit(who: str, name: str, limit: Limit, batches: Tensor, least: int) -> Any:
+def _limit(who: object, name: str, limit: Limit, batches: Tensor, least: int) -> Any:
     """The bound at this step: a number, or a tensor where the count of batches cannot be looked at or waited for."""
-    if isinstance(limit, Ramp) and (torch.compiler.is_compiling() or not batches.is_cpu or not has_memory(batches)):
+    if isinstance(limit, Ramp) and not readable(batches):
         return limit(batches)
     value = limit(int(batches)) if callable(limit) else limit
     _check_limit(who, name, value, least)
@@ -157,12 +151,6 @@ def _limit(who: str, name: str, limit: Limit, batches: Tensor, least: int) -> An
 
 def _is(bound: Any, number: int) -> bool:
     return not isinstance(bound, Tensor) and bound == number
-
-
-def _measure(x: Tensor, mask: Tensor | None) -> Moments:
-    """The batch's moments (1, C), which no derivative goes through."""
-    traced = torch.compiler.is_compiling() or transforms_active()
-    return (eager if traced else serving(x, mask)).moments(x, mask)
 
 
 def _corrections(batch: Moments, mean: Tensor, var: Tensor, eps: float, rmax: Any, dmax: Any) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..checks import check_pair, check_settings
 from ..errors import ChannelMismatchError, InvalidArgumentError, InvalidInputError, SynchronizationError
-from ..functional import prepare, settle
-from ..kernels import Apply, Running
+from ..inputs import check_pair
+from ..kernels import Apply, readable
+from ..kernels.running import UNTOUCHED, Outcome, Running, settle
 from ..ops import sync
 from .batchnorm import _BatchNorm
 from .convertible import dimensions, has_known_forward, is_uninitialized
@@ -47,7 +47,8 @@ class SyncBatchNorm(_BatchNorm):
         device: of parameters and buffers.
         dtype: of parameters and buffers, which are float32 for a 16-bit dtype; 16-bit inputs go with them.
         bias: with affine, learn a bias too.
-        activation: applied inside the layer: "relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh", or None.
+        activation: applied inside the layer: "relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu", "sigmoid",
+            "tanh", or None.
         negative_slope: of leaky_relu.
         single_value: what to do in train mode where all ranks together have one value a channel: "raise", or "running",
             to normalize by the running statistics and leave them. Not looked at on an accelerator whose rank has more
@@ -158,25 +159,22 @@ class SyncBatchNorm(_BatchNorm):
         new._dimensions = dimensions(layer)
         return new
 
-    def _step(self, input: Tensor, apply: Apply, running: Running) -> Tensor:
+    def _step(self, who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
         """Normalizes by the moments of all ranks where there are several and the layer trains."""
-        who = self._speaker()
         group = _group_name(who, self.process_group) if self.training else None
         if group is None:
-            return super()._step(input, apply, running)
-        x, apply = prepare(who, input, apply, running)
-        check_settings(who, True, running.momentum, apply.eps, apply.activation)
+            return super()._step(who, x, apply, running)
         check_pair(who, running.mean, running.var)
         if x.shape[1] != self.num_features:
             raise ChannelMismatchError(f"{who}: got an input of {x.shape[1]} channels, of shape {tuple(x.shape)}.")
-        ranks = sync.Ranks(who, group)
+        ranks = sync.Ranks(str(who), group)
         if self.single_value == "running":
             ranks = ranks._replace(mean=running.mean, var=running.var)
         y, batch = sync.batch_norm(x, apply, ranks)
-        if ranks.mean is not None and x.is_cpu and not torch.compiler.is_compiling():
-            running.untouched = bool((batch.count == 1).any())
-        settle(who, running, batch)
-        return y
+        outcome = settle(who, running, batch)
+        if ranks.mean is not None and readable(x) and (batch.count == 1).any():
+            outcome = UNTOUCHED
+        return y, outcome
 
     def _speaker(self) -> str:
         return super()._speaker() if self._path is None else f"{super()._speaker()} at {self._path!r}"
@@ -196,7 +194,7 @@ class SyncBatchNorm(_BatchNorm):
         return new
 
 
-def _group_name(who: str, process_group: Any) -> str | None:
+def _group_name(who: object, process_group: Any) -> str | None:
     """The name of the process group, all ranks' if None; None if there is only this rank to exchange with."""
     if not (dist.is_available() and dist.is_initialized()):
         if process_group is None:

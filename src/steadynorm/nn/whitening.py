@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_settings
 from ..errors import InvalidArgumentError, InvalidInputError
-from ..functional import move, prepare
-from ..kernels import Apply, Running, eager, has_memory
+from ..kernels import Apply, eager, readable
+from ..kernels.running import FINE, UNTOUCHED, Outcome, Running, move
 from ..moments import statistics_dtype
 from .batchnorm import _BatchNorm
 from .inverse_root import by_eigenvalues, by_newton
@@ -148,33 +147,35 @@ class WhiteningBatchNorm(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         """Any (N, C, *), which is checked with the rest."""
 
-    def _step(self, input: Tensor, apply: Apply, running: Running) -> Tensor:
-        who, size = self._speaker(), self.group_size
-        by_batch = self.training or running.mean is None
-        check_settings(who, by_batch, running.momentum, apply.eps, apply.activation)
+    def _is_by_batch(self, running: Running) -> bool:
+        return self.training or running.mean is None
+
+    def _step(self, who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
+        size, by_batch = self.group_size, self._is_by_batch(running)
         if running.collects:
             raise InvalidArgumentError(
                 f"{who}: expected to move its statistics itself, got accumulate_statistics, which knows no "
                 "covariances. Accumulate over the other layers only."
             )
-        x, apply = prepare(who, input, apply, running)
         count = x.numel() // max(x.shape[1], 1) if apply.mask is None else apply.mask.sum()
-        if by_batch and _is_few(count, size):
+        few = by_batch and _is_few(count, size)
+        if few:
             if self.single_value == "raise" or running.mean is None:
                 raise InvalidInputError(
                     f"{who}: expected more than group_size={size} values per channel when training, got {int(count)} "
-                    f"from an input of shape {tuple(input.shape)}, whose covariance is singular. Use a larger batch, a "
+                    f"from an input of shape {tuple(x.shape)}, whose covariance is singular. Use a larger batch, a "
                     'smaller group_size, or single_value="running".'
                 )
-            by_batch, running.untouched = False, True
+            by_batch = False
         with torch.autocast(x.device.type, enabled=False):  # which would multiply matrices in 16 bits
             data = _by_groups(x, size)
             real = None if apply.mask is None else apply.mask.flatten()
             sample = _measure(data, real, count) if by_batch else _given(data, real, *self._statistics())
             y = _natural(self._whiten(sample, apply), x)
+        outcome = UNTOUCHED if few else FINE
         if by_batch and running.moves:
-            self._move(who, sample, running)
-        return _finish(y, apply, x.dtype)
+            outcome = self._move(who, sample, running)
+        return _finish(y, apply, x.dtype), outcome
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Running mean (G, d, 1) and covariance (G, d, d), float64."""
@@ -204,21 +205,19 @@ class WhiteningBatchNorm(_BatchNorm):
         return torch.baddbmm(shift.to(data.dtype), matrix.to(data.dtype), data)
 
     @torch.no_grad()
-    def _move(self, who: str, sample: _Sample, running: Running) -> None:
+    def _move(self, who: object, sample: _Sample, running: Running) -> Outcome:
         """Moves the running statistics, unless there is one value, or a guard finds one that is not finite."""
         if running.mean is None or self.running_covariance is None:
-            return
+            return FINE
         mean, covariance = sample.mean.flatten(), sample.covariance
         finite = mean.isfinite().all() & covariance.isfinite().all()
         count = (
             sample.number if isinstance(sample.number, Tensor) else torch.full((), sample.number, device=mean.device)
         )
         count = count.to(mean.dtype)
-        enough, unbiased = count > 1, covariance * (count / (count - 1).clamp(min=1))
+        unbiased = covariance * (count / (count - 1).clamp(min=1))
         pairs = ((running.mean, mean), (self.running_covariance, unbiased))
-        move(who, pairs, running.momentum, enough & finite if running.guarded else enough)
-        if not torch.compiler.is_compiling() and finite.is_cpu and has_memory(finite):
-            running.finite = bool(finite)
+        return move(who, running, pairs, count > 1, finite)
 
     def extra_repr(self) -> str:
         method = f"{self.method!r}, iterations={self.iterations}" if self.method == "iternorm" else f"{self.method!r}"
@@ -253,7 +252,7 @@ def _check_whitening(who: str, features: int, group_size: int | None, method: st
 
 def _is_few(count: int | Tensor, size: int) -> bool:
     """Whether a covariance of so many values is singular; False where that would have to be waited for."""
-    if isinstance(count, Tensor) and (torch.compiler.is_compiling() or not count.is_cpu or not has_memory(count)):
+    if isinstance(count, Tensor) and not readable(count):
         return False
     return 0 < int(count) <= size
 

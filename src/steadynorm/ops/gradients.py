@@ -15,11 +15,17 @@ Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def differentiable_backward(
-    dy: Tensor, x: Tensor, apply: Apply, groups: int = 1, constants: tuple[Tensor, Tensor] | None = None
+    dy: Tensor,
+    x: Tensor,
+    apply: Apply,
+    groups: int = 1,
+    constants: tuple[Tensor, Tensor] | None = None,
+    signs: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x, weight, bias and residual in operations that torch differentiates.
 
-    Of `normalize` where its mean and variance are given as constants, else of `batch_norm`.
+    Of `normalize` where its mean and variance are given as constants, else of `batch_norm`. `signs`, bool of x's shape,
+    says where a piecewise linear activation has slope 1; then there was a residual, and none is needed here.
     """
     mask = apply.mask
     if mask is not None:  # what it leaves out may be nan, which `where` keeps from results but not from a graph
@@ -27,9 +33,10 @@ def differentiable_backward(
         apply = apply._replace(residual=None if apply.residual is None else torch.where(mask, apply.residual, 0))
     if constants is None:
         moments = eager.moments(x, mask, groups)
-        grads = eager.backward(dy, x, moments.mean, moments.var, apply, moments.count, groups)
+        mean, var, count = moments.mean, moments.var, moments.count
     else:
-        grads = eager.backward(dy, x, *constants, apply, None, groups)
+        (mean, var), count = constants, None
+    grads = eager.backward(dy, x, mean, var, apply, count, groups, signs=signs)
     return grads.x, _shaped_like(apply.weight, grads.weight), _shaped_like(apply.bias, grads.bias), grads.residual
 
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels import Apply, has_memory, serving
+from ..kernels import Apply, eager, has_memory, serving
 from ..moments import Moments
-from . import batch_norm, transforms_active
+from . import batch_norm
 from .gradients import changes_dresidual, differentiable_backward
+from .routes import KERNELS, choose, facts
 
 
 def batch_renorm(x: Tensor, apply: Apply, batch: Moments, r: Tensor, d: Tensor) -> Tensor:
@@ -27,13 +28,14 @@ def batch_renorm(x: Tensor, apply: Apply, batch: Moments, r: Tensor, d: Tensor) 
         r: (C,), a constant.
         d: (C,), likewise.
     """
-    weight, bias, _, residual, mask, *_ = apply
-    followed = torch.compiler.is_compiling() or transforms_active()
-    if followed or not all(map(has_memory, (x, weight, bias, residual, mask))):
+    call = facts(x, apply)
+    if choose(call) != KERNELS:
         return batch_norm(x, corrected(apply, r, d))[0]
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, residual)):
-        return _BatchRenorm.apply(x, *apply, batch, r, d)
-    return serving(x, residual).normalize(x, batch.mean, batch.var, corrected(apply, r, d))
+    if not call.differentiated:
+        return (call.core or eager).normalize(x, batch.mean, batch.var, corrected(apply, r, d))
+    weight, bias, eps, residual, mask, activation, negative_slope = apply
+    settings = (eps, mask, activation, negative_slope)
+    return _BatchRenorm.apply(x, weight, bias, residual, settings, batch, r, d)
 
 
 def corrected(apply: Apply, r: Tensor, d: Tensor) -> Apply:
@@ -49,17 +51,15 @@ class _BatchRenorm(torch.autograd.Function):
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        eps: float,
         residual: Tensor | None,
-        mask: Tensor | None,
-        activation: str | None,
-        negative_slope: float,
+        settings: tuple[float, Tensor | None, str | None, float],
         batch: Moments,
         r: Tensor,
         d: Tensor,
     ) -> Tensor:
+        eps, mask, activation, negative_slope = settings
         apply, var = Apply(weight, bias, eps, residual, mask, activation, negative_slope), batch.var
-        y = serving(x, residual).normalize(x, batch.mean, var, corrected(apply, r, d))
+        y = serving(x, apply).normalize(x, batch.mean, var, corrected(apply, r, d))
         ctx.settings = eps, activation, negative_slope
         ctx.has_residual = residual is not None
         residual = residual if changes_dresidual(apply) else None
@@ -76,11 +76,11 @@ class _BatchRenorm(torch.autograd.Function):
         if torch.is_grad_enabled() or not has_memory(dy):
             dx, dscale, dshift, dresidual = differentiable_backward(dy, x, apply)
         else:
-            grads = serving(x, dy).backward(dy, x, mean, var, apply, count)
+            grads = serving(x, apply, dy).backward(dy, x, mean, var, apply, count)
             dx, dscale, dshift, dresidual = grads.x, grads.weight[0], grads.bias[0], grads.residual
         if ctx.has_residual and residual is None:
             dresidual = dy
         if dscale is None or dshift is None or weight is None:
-            return dx, None, None, None, dresidual, *(None,) * 6
+            return dx, None, None, dresidual, *(None,) * 4
         dweight = (dscale * r + dshift * d).to(weight.dtype)
-        return dx, dweight, None if bias is None else dshift.to(bias.dtype), None, dresidual, *(None,) * 6
+        return dx, dweight, None if bias is None else dshift.to(bias.dtype), dresidual, *(None,) * 4

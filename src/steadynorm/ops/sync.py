@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._library.effects import EffectType
 
 from ..errors import InvalidInputError, SynchronizationError
 from ..kernels import Apply, eager, serving
 from ..moments import Moments, statistics_dtype
-from . import SETTINGS
+from ..torch_internals import in_graph, keep_in_order, process_group
 from .gradients import Four, changes_dresidual
+from .operators import SETTINGS
 
 _RANKS = "str group, str who"
 
@@ -56,8 +56,7 @@ def batch_norm(x: Tensor, apply: Apply, ranks: Ranks) -> tuple[Tensor, Moments]:
         InvalidInputError (a ValueError): all ranks together have one value a channel.
         SynchronizationError (a RuntimeError): the ranks could not exchange their moments; in the backward pass too.
     """
-    compiling = torch.compiler.is_compiling() or torch._C._is_tracing()
-    y, *moments = (_batch_norm_op if compiling else _BatchNorm.apply)(
+    y, *moments = (_batch_norm_op if in_graph() else _BatchNorm.apply)(
         x, *apply, ranks.mean, ranks.var, ranks.group, ranks.who
     )
     return y, Moments(*moments)
@@ -79,15 +78,11 @@ def exchanging(who: str) -> Iterator[None]:
         ) from error
 
 
-def _resolved(group: str) -> dist.ProcessGroup:
-    return dist.distributed_c10d._resolve_process_group(group)  # type: ignore[arg-type]
-
-
 def _gathered(own: Moments, group: str, who: str) -> Moments:
     """The moments of all ranks."""
     packed = torch.stack([own.count, own.mean, own.m2])
     with exchanging(who):
-        ranks = _resolved(group)
+        ranks = process_group(group)
         found = packed.new_empty(ranks.size(), *packed.shape)
         dist.all_gather(list(found), packed, ranks)
     return Moments(*found.unbind(1)).union()
@@ -100,7 +95,7 @@ class _Sum(torch.autograd.Function):
     def forward(values: Tensor, group: str, who: str) -> Tensor:
         total = values.clone(memory_format=torch.contiguous_format)
         with exchanging(who):
-            dist.all_reduce(total, group=_resolved(group))
+            dist.all_reduce(total, group=process_group(group))
         return total
 
     @staticmethod
@@ -116,7 +111,7 @@ def _gathered_differentiably(own: Moments, group: str, who: str) -> Moments:
     """As `_gathered`: each rank's part among zeros, summed."""
     packed = torch.stack([own.count, own.mean, own.m2]).unsqueeze(0)
     with exchanging(who):
-        ranks = _resolved(group)
+        ranks = process_group(group)
     before, after = (packed.new_zeros(n, *packed.shape[1:]) for n in (ranks.rank(), ranks.size() - ranks.rank() - 1))
     found = _Sum.apply(torch.cat([before, packed, after]), group, who)
     return Moments(*found.unbind(1)).union()
@@ -128,7 +123,7 @@ def _gathered_differentiably(own: Moments, group: str, who: str) -> Moments:
 def _batch_norm(x: Tensor, *settings: Any) -> Four:
     *fields, mean, var, group, who = settings
     apply = Apply(*fields)
-    backend = serving(x, apply.residual)
+    backend = serving(x, apply)
     batch = _gathered(backend.moments(x, apply.mask), group, who)
     if mean is not None:
         alone = batch.count == 1
@@ -148,14 +143,14 @@ def _backward(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor, *
     apply = Apply(*fields)
     if not changes_dresidual(apply):
         apply = apply._replace(residual=None)
-    backend = serving(x, dy)
+    backend = serving(x, apply, dy)
     own = backend.reduce_grad(dy, x, mean, var, apply)
     dx = dresidual = None
     if wants_dx or apply.residual is not None:
         sums = torch.stack(own)
         if wants_dx:
             with exchanging(who):
-                dist.all_reduce(sums, group=_resolved(group))
+                dist.all_reduce(sums, group=process_group(group))
         if replaced:
             sums = torch.where(count == 1, 0, sums)
         dx, dresidual = backend.input_grad(dy, x, mean, var, apply, (sums[0], sums[1]), count)
@@ -262,4 +257,4 @@ def _(dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, count: Tensor, *settings
 _batch_norm_op.register_autograd(lambda ctx, dy, *_: _gradients(ctx, dy, _backward_op), setup_context=_save)
 
 for _operator in (_batch_norm_op, _backward_op):
-    _operator.register_effect(EffectType.ORDERED)
+    keep_in_order(_operator)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from ..errors import InvalidArgumentError
-from ..functional import update_running
-from ..kernels import Running
+from ..kernels import readable
+from ..kernels.running import Running, update
 from ..moments import Moments
 from ..nn.batchnorm import _BatchNorm
 from ..walk import own_batch_norms
@@ -70,7 +70,7 @@ class _Waiting:
 
     def __call__(self, layer: _BatchNorm, batch: Moments) -> None:
         parts = self.parts.setdefault(layer, [])
-        kept_out = layer._guard is not None and batch.mean.is_cpu and not _is_finite(batch)
+        kept_out = layer._guard is not None and readable(batch.mean) and not _is_finite(batch)
         parts.append(None if kept_out else batch)
         if len(parts) == self.k:
             move(layer, self.parts.pop(layer))
@@ -94,5 +94,4 @@ def move(layer: _BatchNorm, parts: list[Moments | None]) -> None:
         return
     batch = Moments.merge(real)
     running = Running(layer.running_mean, layer.running_var, layer._momentum(), guarded=layer._guard is not None)
-    update_running(layer._speaker(), running, batch)
-    layer._after(running)
+    layer._after(update(layer._speaker(), running, batch))

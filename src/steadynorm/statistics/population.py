@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..kernels import serving
-from ..masks import as_mask
+from .. import ops
+from ..inputs import as_mask, dense
 from ..moments import Moments
 from ..nn import whitening
 from ..nn.batchnorm import _BatchNorm
-from ..ops import dense
 
 ESTIMATORS = ("pooled", "paper")
 
@@ -102,7 +101,7 @@ def measured(layer: nn.Module, x: Any, mask: Any) -> Moments | None:
     with torch.autocast(x.device.type, enabled=False):  # which would multiply matrices in 16 bits
         if isinstance(layer, whitening.WhiteningBatchNorm):
             return _comoments(x, mask, layer.group_size)
-        found = serving(x, mask).moments(x, mask)
+        found = ops.moments(x, mask)
     return Moments(found.count[0], found.mean[0], found.m2[0])
 
 

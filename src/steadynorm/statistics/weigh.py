@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..errors import InvalidArgumentError, ModelError
-from ..masks import as_mask
+from ..inputs import as_mask
 from ..moments import measure
 from ..nn import WhiteningBatchNorm
 from ..nn.batchnorm import _BatchNorm

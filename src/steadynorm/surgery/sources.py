@@ -18,7 +18,15 @@ STATE = {"weight", "bias"}
 STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 PLAIN = {"__init__", "__repr__", "extra_repr", "__new__"}
 """Methods of a class that do nothing to what its layers compute."""
-SIMPLE = {nn.ReLU: "relu", nn.SiLU: "silu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
+SIMPLE = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hardswish",
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+}
+"""Activation modules, and the activation of ours that does the same."""
 
 
 def is_frozen(layer: nn.Module) -> bool:

@@ -6,7 +6,6 @@ float64. Results are the same bits whatever the number of threads.
 
 from __future__ import annotations
 
-import ctypes
 import math
 from functools import lru_cache
 
@@ -14,17 +13,15 @@ import torch
 from torch import Tensor
 
 from ...moments import Moments
-from .. import Apply, Gradients, Running
+from .. import Apply, Gradients
+from ..running import Running
 from . import entries
-from .call import PACK_VERDICT
 from .compiling import cache_folder, numba_version
-from .launching import Memory, address_of, as_statistics, launch
-from .threads import pool, run
+from .launching import Memory, as_statistics, launch
+from .threads import pool
 from .tiling import Tiling, tiling
 
 __all__ = [
-    "accept",
-    "accepts_running",
     "backward",
     "cache_folder",
     "forward",
@@ -36,6 +33,7 @@ __all__ = [
     "reduce_grad",
     "train",
     "train_backward",
+    "unpack_signs",
 ]
 
 PLAIN = Apply(None, None, 0.0)
@@ -101,12 +99,13 @@ def backward(
     return Gradients(dx, sum_dz_xhat, sum_dz, dresidual)
 
 
-def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor]:
+def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor, Tensor | None, bool]:
     """`forward` of one group that moves the running statistics too, contiguous (C,) of one dtype, or both None.
 
     Returns:
-        y, and count, mean, m2 and variance, float64 (4, C).
+        y; count, mean, m2 and variance, float64 (4, C); None for no signs; and whether the moments are finite.
     """
+    running_mean, running_var = (running.mean, running.var) if running.moves else (None, None)
     x = _dense(x)
     y, cut = torch.empty_like(x), _cut(x, 1)
     statistics = _statistics(4, cut.channels)
@@ -120,19 +119,19 @@ def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor]:
         variance=variance,
         partial=partial,
         counts=counts,
-        running_mean=running.mean,
-        running_var=running.var,
+        running_mean=running_mean,
+        running_var=running_var,
         momentum=float(running.momentum),
         guarded=running.guarded,
     )
-    running.finite = launch(entries.forward, x, cut, apply, memory, measures=True, applies=True)
-    if running.mean is not None and running.var is not None:
-        torch.autograd.graph.increment_version((running.mean, running.var))
-    return y, statistics
+    finite = launch(entries.forward, x, cut, apply, memory, measures=True, applies=True)
+    if running_mean is not None and running_var is not None:
+        torch.autograd.graph.increment_version((running_mean, running_var))
+    return y, statistics, None, finite
 
 
 def train_backward(
-    dy: Tensor, x: Tensor, statistics: Tensor, apply: Apply, wants_dx: bool = True
+    dy: Tensor, x: Tensor, statistics: Tensor, apply: Apply, signs: Tensor | None = None, wants_dx: bool = True
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """`backward` of what `train` gave: dx; dweight and dbias, of their parameters' shape and dtype; dresidual.
 
@@ -162,44 +161,8 @@ def train_backward(
     return dx, dweight, dbias, dresidual
 
 
-def accept(
-    mean: Tensor,
-    invstd: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    values: int,
-    eps: float,
-    momentum: float,
-) -> bool:
-    """Whether torch's own operator is exact, by the float32 statistics (C,) that it took of so many values.
-
-    If so, moves the running statistics, float32 (C,) or both None.
-    """
-    accepted = _judge(mean, invstd, running_mean, running_var, values / mean.shape[0], eps, momentum)
-    if accepted and running_mean is not None and running_var is not None:
-        torch.autograd.graph.increment_version((running_mean, running_var))
-    return accepted
-
-
-def accepts_running(mean: Tensor, var: Tensor, eps: float) -> bool:
-    """Whether torch's own operator is exact where it normalizes by these running statistics, float32 (C,)."""
-    return _judge(mean, var, None, None, 0, eps, 0.0)
-
-
-def _judge(
-    mean: Tensor,
-    spread: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    count: float,
-    eps: float,
-    momentum: float,
-) -> bool:
-    told = ctypes.create_string_buffer(PACK_VERDICT.size)
-    addresses = mean.data_ptr(), spread.data_ptr(), address_of(running_mean), address_of(running_var)
-    PACK_VERDICT.pack_into(told, 0, 0, *addresses, mean.shape[0], count, eps, momentum)
-    run(entries.judge(), told, 1)
-    return PACK_VERDICT.unpack(told)[0] == 1
+def unpack_signs(signs: Tensor, x: Tensor) -> Tensor:
+    raise NotImplementedError("no signs are kept here")
 
 
 # ---- a pass ----

@@ -134,7 +134,16 @@ def _activation(name: str | None, slope: float) -> nn.Module | None:
         return None
     if name == "leaky_relu":
         return nn.LeakyReLU(slope)
-    return {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}[name]()
+    kinds = {
+        "relu": nn.ReLU,
+        "relu6": nn.ReLU6,
+        "silu": nn.SiLU,
+        "hardswish": nn.Hardswish,
+        "gelu": nn.GELU,
+        "sigmoid": nn.Sigmoid,
+        "tanh": nn.Tanh,
+    }
+    return kinds[name]()
 
 
 class AddThen(nn.Module):

@@ -11,7 +11,7 @@ from steadynorm.functional import batch_norm
 from steadynorm.kernels import Apply, Running
 from steadynorm.ops import small
 
-from .support.tolerance import as_array, check
+from ..support.tolerance import as_array, check
 
 
 def draw(*shape: int, mean: float = 0.0, std: float = 1.0, seed: int = 0) -> Tensor:

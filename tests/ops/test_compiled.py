@@ -15,7 +15,7 @@ from steadynorm.functional import batch_norm
 from steadynorm.kernels import Apply, Running
 from steadynorm.ops import fused, small
 
-from .support.tolerance import as_array, check
+from ..support.tolerance import as_array, check
 
 SHAPE = (16, 6, 37, 41)
 BFLOAT = torch.bfloat16

@@ -12,7 +12,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from steadynorm.functional import batch_norm
 from steadynorm.kernels import ACTIVATIONS
 
-from .support.marks import TORCH_JIT_WARNS
+from ..support.marks import TORCH_JIT_WARNS
 
 DOUBLE = torch.float64
 CHOICES = [None, *ACTIVATIONS]

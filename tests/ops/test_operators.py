@@ -15,7 +15,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from steadynorm import functional, ops
 from steadynorm.kernels import ACTIVATIONS, Apply
 
-from .support.marks import TORCH_JIT_WARNS
+from ..support.marks import TORCH_JIT_WARNS
 
 DOUBLE, BFLOAT = torch.float64, torch.bfloat16
 CHOICES = [None, *ACTIVATIONS]
