@@ -43,9 +43,11 @@ def prepare(
             "Convert it with input.float()."
         )
     mean, var, momentum, *_ = running
+    dtype, device, size = input.dtype, input.device, shape[1:2]
     for tensor, name in ((mean, "running_mean"), (var, "running_var"), (weight, "weight"), (bias, "bias")):
-        if tensor is not None:
-            _check_per_channel(who, name, tensor, input)
+        if tensor is None or (tensor.dtype is dtype and tensor.shape == size and tensor.device == device):
+            continue
+        _check_per_channel(who, name, tensor, input)
     if residual is not None:
         _check_residual(who, residual, input)
         residual = dense(residual)

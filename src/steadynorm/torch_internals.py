@@ -5,6 +5,7 @@ What torch documents is used where it is needed. Another version is looked at he
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from torch.autograd import forward_ad
 
 in_transform = torch._C._are_functorch_transforms_active
 """Whether vmap, torch.func.grad and the like follow what is computed."""
+
+
+def direct(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`function.apply` for tensors that no transformation follows: without the steps that look for one."""
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 def in_graph() -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from steadynorm import reference
@@ -181,3 +182,20 @@ def test_gradient_at_the_kink(backend: Canonical, activation: str, derivative: f
     assert torch.equal(dz, torch.full_like(x, derivative))
     settings = reference.Settings(activation=activation, negative_slope=0.2)
     assert reference.activate_derivative(0.0, settings) == derivative
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_kinks_are_torchs(activation: str) -> None:
+    """Values and derivatives of the eager kernel and the reference where pieces meet: 0 + residual hits it exactly."""
+    z = torch.tensor([-7.0, -3, -1, 0, 1, 3, 6, 7]).reshape(1, 1, 1, 8)
+    apply = Apply(None, None, EPS, z, None, activation)
+    x, mean, var = torch.zeros_like(z), torch.zeros(1, 1), torch.ones(1, 1)
+    leaf = z.clone().requires_grad_()
+    theirs = getattr(F, activation)(leaf)
+    (slope,) = torch.autograd.grad(theirs.sum(), leaf)
+    settings = reference.Settings(activation=activation)
+    check(eager.normalize(x, mean, var, apply), reference.activate(as_array(z), settings), theirs)
+    found = eager.backward(torch.ones_like(x), x, mean, var, apply).residual
+    check(found, reference.activate_derivative(as_array(z), settings), slope)
+    exact = reference.activate_derivative(as_array(z), settings)
+    assert np.abs(exact - as_array(slope)).max() < 1e-6

@@ -159,7 +159,7 @@ def operators(program: ExportedProgram) -> set[str]:
 
 
 @TREE_SPEC_WARNS
-@pytest.mark.parametrize("activation", [None, "leaky_relu", "silu", "gelu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("activation", [None, "relu6", "leaky_relu", "silu", "hardswish", "gelu", "sigmoid", "tanh"])
 def test_exported_in_eval(activation: str | None) -> None:
     """A program of torch's operators alone, for any batch size, that agrees with the layer."""
     torch.manual_seed(0)

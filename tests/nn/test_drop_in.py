@@ -157,8 +157,10 @@ def test_frozen_parameters_need_no_gradient() -> None:
 
 ACTIVATIONS = {
     "relu": F.relu,
+    "relu6": F.relu6,
     "leaky_relu": partial(F.leaky_relu, negative_slope=0.3),
     "silu": F.silu,
+    "hardswish": F.hardswish,
     "gelu": F.gelu,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,

@@ -1,100 +1,284 @@
-"""Small tensors, which go to torch's own operator where that is exact, and only there."""
+"""torch's own operator, where there is no compiled core: as exact as torch's layer, and all that ours does beside."""
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from steadynorm import ops, reference
+import steadynorm as sn
+from steadynorm import kernels, reference
 from steadynorm.functional import batch_norm
-from steadynorm.kernels import Apply, Running
-from steadynorm.ops import small
+from steadynorm.kernels import ACTIVATIONS, Apply, eager, running
+from steadynorm.kernels.running import Running
+from steadynorm.ops import native
+from steadynorm.ops.routes import NATIVE, choose, facts
 
+from ..support.cases import CASES, Case, by_name, example
+from ..support.cores import without_core
 from ..support.tolerance import as_array, check
 
-
-def draw(*shape: int, mean: float = 0.0, std: float = 1.0, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * std + mean
+BFLOAT = torch.bfloat16
 
 
-def goes_to_torch(x: Tensor, **changes: object) -> bool:
-    apply = Apply(torch.ones(x.shape[1]), torch.zeros(x.shape[1]), 1e-5)._replace(**changes)  # type: ignore[arg-type]
-    return small.batch_norm(x, apply, Running(torch.zeros(x.shape[1]), torch.ones(x.shape[1]))) is not None
+@pytest.fixture(autouse=True)
+def no_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "compiled", without_core)
 
 
-def test_what_goes_to_torch() -> None:
-    x = draw(60, 10)
-    assert goes_to_torch(x)
-    assert goes_to_torch(x, activation="relu")
-    assert goes_to_torch(x.bfloat16())
-    assert not goes_to_torch(x.bfloat16(), weight=None, bias=None)
-    assert not goes_to_torch(x, activation="gelu")
-    assert goes_to_torch(x, residual=x)
-    assert not goes_to_torch(x, residual=x.t().contiguous().t())
-    assert not goes_to_torch(x.double())
-    assert not goes_to_torch(x.t().contiguous().t())
-    assert not goes_to_torch(draw(small.LARGEST // 8 + 1, 8))
+def draw(*shape: int, mean: float = 0.0, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) + mean
+
+
+@pytest.fixture(params=[case for case in CASES if 0 not in case.shape], ids=by_name)
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+class Side(NamedTuple):
+    """A layer's tensors as leaves, and running statistics, for one side of a comparison."""
+
+    leaves: list[Tensor]
+    mean: Tensor
+    var: Tensor
+
+    def given(self, tensors: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+        """The leaves in the places of `tensors`, None where these are."""
+        leaves = iter(self.leaves)
+        return [None if tensor is None else next(leaves) for tensor in tensors]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_output_gradients_and_statistics(case: Case, training: bool) -> None:
+    """No further from the reference than the tolerance rule allows, with torch's function as the peer."""
+    x, weight, bias, residual, dy = example(case)
+    tensors, finite = (x, weight, bias, residual), bool(x.isfinite().all())
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    mean = (x.double().mean((0, *range(2, x.dim()))).nan_to_num(0, 0, 0) + 0.1).to(dtype)
+    var = (mean.abs() + 0.5).to(dtype)
+    ours, theirs = (
+        Side([t.detach().clone().requires_grad_() for t in tensors if t is not None], mean.clone(), var.clone())
+        for _ in range(2)
+    )
+    assert choose(facts(x, Apply(weight, bias, 1e-5, residual), Running(ours.mean, ours.var))) == NATIVE
+
+    leaf, *affine, rest = ours.given(tensors)
+    assert leaf is not None
+    poisoned = pytest.warns(sn.NonFiniteStatisticsWarning, match="mean or variance is not finite")
+    with poisoned if training and not finite else nullcontext():
+        settings: dict[str, Any] = {"residual": rest, "activation": case.activation}
+        y = batch_norm(leaf, ours.mean, ours.var, *affine, training=training, momentum=0.25, **settings)
+    leaf, *affine, rest = theirs.given(tensors)
+    assert leaf is not None
+    peer = F.batch_norm(leaf, theirs.mean, theirs.var, *affine, training, 0.25)  # type: ignore[arg-type]
+    peer = eager.activate(peer if rest is None else peer + rest, Apply(None, None, 0.0, activation=case.activation))
+
+    given = [None if t is None else as_array(t) for t in (weight, bias, residual)]
+    asked = reference.Settings(given[0], given[1], residual=given[2], activation=case.activation)
+    start = as_array(mean), as_array(var)
+    with np.errstate(all="ignore"):
+        if training:
+            expected, batch = reference.forward(as_array(x), asked)
+            gradients = reference.backward(as_array(dy), as_array(x), asked)
+            moved = reference.update_running(*start, batch, 0.25)
+        else:
+            expected, moved = reference.inference(as_array(x), *start, asked), start
+            gradients = reference.inference_backward(as_array(dy), as_array(x), *start, asked)
+    check(y, expected, peer)
+    for found, wanted, peers in ((ours.mean, moved[0], theirs.mean), (ours.var, moved[1], theirs.var)):
+        check(found, wanted, peers, terms=case.values_per_channel)
+    is_dense = x.is_contiguous() or x.movedim(1, -1).is_contiguous()
+    assert y.stride() == x.stride() or not is_dense
+    if not finite:
+        return
+    wanted = (gradients.x, gradients.weight, gradients.bias, gradients.residual)
+    found, peers = torch.autograd.grad(y, ours.leaves, dy), torch.autograd.grad(peer, theirs.leaves, dy)
+    assert found[0].stride() == x.stride() or not is_dense
+    asking = [want for want, tensor in zip(wanted, tensors, strict=True) if tensor is not None]
+    for grad, want, theirs_grad, leaf in zip(found, asking, peers, ours.leaves, strict=True):
+        assert grad.dtype == leaf.dtype
+        check(grad, want, theirs_grad, terms=1 if want.ndim > 1 else case.values_per_channel)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 4])
+def test_channels_last_of_any_shape(dims: int) -> None:
+    """Output and gradient have the input's memory order, which torch's operator knows of images and volumes only."""
+    x = draw(4, *range(3, 3 + dims), 5).movedim(-1, 1).requires_grad_()
+    for training in (True, False):
+        y = batch_norm(x, torch.zeros(5), torch.ones(5), training=training, activation="silu")
+        (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+        assert y.stride() == dx.stride() == x.stride()
 
 
 @pytest.mark.parametrize(
-    "case", [(1e4, 1.0), (-100.0, 1.0), (0.0, 1e-4)], ids=["far mean", "far below 0", "small spread"]
+    ("activation", "slope"), [*((name, 0.2) for name in ACTIVATIONS), ("leaky_relu", 0.0), ("leaky_relu", -0.3)]
 )
-def test_what_would_cost_accuracy_does_not(case: tuple[float, float]) -> None:
-    """Nothing is moved by the refusal, and the result is as exact as ever."""
-    mean, std = case
-    x = draw(60, 3, mean=mean, std=std)
-    running = torch.zeros(3), torch.ones(3)
-    assert small.batch_norm(x, Apply(None, None, 1e-5), Running(*running)) is None
-    assert torch.equal(running[0], torch.zeros(3))
-    assert torch.equal(running[1], torch.ones(3))
-    check(batch_norm(x, None, None, training=True), reference.forward(as_array(x))[0])
+def test_every_activation(activation: str, slope: float) -> None:
+    """In place or not, with a residual: what autograd has is what the plain formula gives."""
+    x, residual, dy = (2 * draw(16, 3, 5, seed=seed).double() for seed in range(3))
+    weight, bias = draw(3, seed=3).double(), draw(3, seed=4).double()
+
+    def gradients(function: Callable[..., Tensor]) -> list[Tensor]:
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias, residual)]
+        y = function(*leaves)
+        return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        settings: dict[str, Any] = {"activation": activation, "negative_slope": slope, "residual": residual}
+        return batch_norm(x, None, None, weight, bias, True, **settings)
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
+        return eager.forward(x, Apply(weight, bias, 1e-5, residual, None, activation, slope))[0]
+
+    torch.testing.assert_close(gradients(ours), gradients(plain), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("activation", [None, "relu"])
-def test_result_gradients_and_running_statistics(activation: str | None) -> None:
-    x, dy = draw(64, 6, mean=2.0), draw(64, 6, seed=1)
-    weight, bias = draw(6, seed=2).requires_grad_(), draw(6, seed=3).requires_grad_()
-    running = torch.zeros(6), torch.ones(6)
-    leaf = x.clone().requires_grad_()
-    y = batch_norm(leaf, *running, weight, bias, training=True, momentum=0.25, activation=activation)
-    settings = reference.Settings(as_array(weight), as_array(bias), activation=activation)
-    expected, batch = reference.forward(as_array(x), settings)
-    check(y, expected)
-    gradients = reference.backward(as_array(dy), as_array(x), settings)
-    for ours, theirs in zip(torch.autograd.grad(y, (leaf, weight, bias), dy), gradients, strict=False):
-        check(ours, theirs, terms=64)
-    for ours, theirs in zip(running, reference.update_running([0.0] * 6, [1.0] * 6, batch, 0.25), strict=True):
-        check(ours, theirs)
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_third_derivative(activation: str | None, training: bool) -> None:
+    """torch's own is silently wrong, or refused; a graph of the gradient is ours."""
+    statistics = (None, None) if training else (draw(2, seed=7).double(), draw(2, seed=8).double().square() + 0.5)
+    weight, bias = draw(2, seed=3).double(), draw(2, seed=4).double()
 
-
-def test_third_derivative() -> None:
-    """torch's own is silently wrong; a graph of the gradient is ours."""
-
-    def third(x: Tensor) -> Tensor:
-        y = batch_norm(x, None, None, training=True) ** 3
+    def third(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        y = layer(x) ** 3
         for seed in range(2):
-            (y,) = torch.autograd.grad((y * draw(6, 2, seed=seed).to(x.dtype)).sum(), x, create_graph=True)
-        return torch.autograd.grad((y * draw(6, 2, seed=5).to(x.dtype)).sum(), x)[0]
+            (y,) = torch.autograd.grad((y * draw(6, 2, seed=seed).double()).sum(), x, create_graph=True)
+        return torch.autograd.grad((y * draw(6, 2, seed=5).double()).sum(), x)[0]
 
-    x = draw(6, 2)
-    assert goes_to_torch(x)
-    exact = third(x.double().requires_grad_())
-    torch.testing.assert_close(third(x.clone().requires_grad_()).double(), exact, rtol=1e-4, atol=1e-4)
+    def ours(x: Tensor) -> Tensor:
+        return batch_norm(x, *statistics, weight, bias, training, activation=activation)
+
+    def plain(x: Tensor) -> Tensor:
+        apply = Apply(weight, bias, 1e-5, activation=activation)
+        if training:
+            return eager.forward(x, apply)[0]
+        return eager.normalize(x, statistics[0], statistics[1], apply)  # type: ignore[arg-type]
+
+    x = draw(6, 2).double().requires_grad_()
+    torch.testing.assert_close(third(ours, x), third(plain, x), rtol=1e-8, atol=1e-8)
 
 
-def test_graph_of_the_gradients_of_16_bit_data() -> None:
-    """Each gradient has the dtype of what it is of: parameters may be wider than the data."""
-    x, weight, bias = draw(64, 6).bfloat16(), draw(6, seed=2), draw(6, seed=3)
-    assert goes_to_torch(x, weight=weight, bias=bias)
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float32, BFLOAT), (BFLOAT, BFLOAT)], ids=str)
+def test_graph_of_the_gradients_of_16_bit_data(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    """Each gradient has the dtype of what it is of: parameters may be wider than the data, and of two dtypes."""
+    x = draw(64, 6).to(BFLOAT)
+    weight, bias = (draw(6, seed=2 + k).to(dtype) for k, dtype in enumerate(dtypes))
     leaves = [t.clone().requires_grad_() for t in (x, weight, bias)]
     y = batch_norm(leaves[0], None, None, *leaves[1:], training=True)
-    dy = draw(64, 6, seed=1).bfloat16()
-    graph = torch.autograd.grad(y, leaves, dy, create_graph=True)
+    dy = draw(64, 6, seed=1).to(BFLOAT)
     expected = reference.backward(as_array(dy), as_array(x), reference.Settings(as_array(weight), as_array(bias)))
-    for leaf, ours, theirs in zip(leaves, graph, expected, strict=False):
-        assert ours.dtype == leaf.dtype
-        check(ours.detach(), theirs, terms=64, working=torch.float32)
+    for create_graph in (False, True):
+        found = torch.autograd.grad(y, leaves, dy, create_graph=create_graph, retain_graph=True)
+        for leaf, ours, theirs in zip(leaves, found, expected, strict=False):
+            assert ours.dtype == leaf.dtype
+            check(ours.detach(), theirs, terms=64, working=torch.float32)
+
+
+@pytest.mark.parametrize("given", ["weight", "bias"])
+def test_one_parameter_without_the_other(given: str) -> None:
+    x, value = draw(16, 3), draw(3, seed=1)
+    both: dict[str, Any] = {given: value}
+    y = batch_norm(x, None, None, training=True, **both)
+    asked = reference.Settings()._replace(**{given: as_array(value)})
+    check(y, reference.forward(as_array(x), asked)[0])
+
+
+# ---- running statistics ----
+
+
+@pytest.fixture(params=[True, False], ids=["looked at", "accelerator"])
+def looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+    """Statistics that may be looked at, and those that would have to be waited for."""
+    if not request.param:
+        for place in (running, native):
+            monkeypatch.setattr(place, "readable", lambda _: False)
+    yield request.param
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, BFLOAT])
+@pytest.mark.parametrize("momentum", [0.25, torch.tensor(0.25), torch.tensor(0.25, dtype=torch.float64)], ids=str)
+@pytest.mark.usefixtures("looked_at")
+def test_running_statistics_of_any_dtype(dtype: torch.dtype, momentum: float | Tensor) -> None:
+    x = (draw(16, 6, 5) * 2 + 1).to(dtype)
+    kept = torch.zeros(6, dtype=dtype), torch.ones(6, dtype=dtype)
+    batch_norm(x, *kept, training=True, momentum=momentum)
+    expected = reference.update_running([0.0] * 6, [1.0] * 6, reference.statistics(as_array(x)), 0.25)
+    for ours, theirs in zip(kept, expected, strict=True):
+        check(ours, theirs, terms=80)
+
+
+def test_guarded_statistics(looked_at: bool) -> None:
+    """They stay where a moment is not finite; what would have to be waited for is not counted."""
+    layer, x = sn.BatchNorm1d(3), draw(8, 3)
+    bad = x.clone()
+    bad[2, 1] = torch.inf
+    with sn.guard_statistics(layer) as guard:
+        layer(x)
+        before = [t.clone() for t in (layer.get_buffer("running_mean"), layer.get_buffer("running_var"))]
+        if looked_at:
+            with pytest.warns(sn.NonFiniteStatisticsWarning, match="kept out of the running statistics"):
+                layer(bad)
+        else:
+            layer(bad)
+    assert torch.equal(before[0], layer.get_buffer("running_mean"))
+    assert torch.equal(before[1], layer.get_buffer("running_var"))
+    assert not torch.equal(before[0], torch.zeros(3))
+    assert guard.kept_out == ({"": 1} if looked_at else {})
+
+
+@pytest.mark.usefixtures("looked_at")
+def test_plain_average_over_batches() -> None:
+    layer = sn.BatchNorm1d(3, momentum=None)
+    batches = [draw(8, 3, seed=seed) for seed in range(3)]
+    for batch in batches:
+        layer(batch)
+    check(layer.get_buffer("running_mean"), np.mean([as_array(b).mean(0) for b in batches], 0), terms=8)
+
+
+@pytest.mark.parametrize("what", ["data", "statistics"])
+@pytest.mark.usefixtures("looked_at")
+def test_inference_tensors_move_nothing(what: str) -> None:
+    """torch refuses to save the one and to write to the other; then neither statistic has moved."""
+    with torch.inference_mode():
+        given = draw(8, 3) if what == "data" else torch.zeros(3)
+    x, mean, var = (given, torch.zeros(3), torch.ones(3)) if what == "data" else (draw(8, 3), given, torch.ones(3))
+    with pytest.raises(RuntimeError, match=r"[Ii]nference [Tt]ensor"):
+        batch_norm(x, mean, var, torch.ones(3).requires_grad_(), training=True)
+    assert torch.equal(mean, torch.zeros(3))
+    assert torch.equal(var, torch.ones(3))
+
+
+def test_statistics_that_move_between_forward_and_backward() -> None:
+    """An eval-mode forward's gradient is by the statistics that it saw."""
+    layer, x = sn.BatchNorm1d(3).eval(), draw(8, 3).requires_grad_()
+    expected = torch.autograd.grad(layer(x).square().sum(), x)[0]
+    y = layer(x).square().sum()
+    layer.train()(draw(8, 3, seed=1) * 3)
+    assert torch.equal(torch.autograd.grad(y, x)[0], expected)
+
+
+@pytest.mark.usefixtures("looked_at")
+def test_checkpointing() -> None:
+    """A repeated forward moves nothing, and keeps as many tensors for the gradient, which torch insists on."""
+    layer, x = sn.BatchNorm1d(3, activation="relu"), draw(8, 3).requires_grad_()
+    twin = copy.deepcopy(layer)
+    found = torch.autograd.grad(checkpoint(layer, x, use_reentrant=False).square().sum(), x)
+    assert torch.equal(found[0], torch.autograd.grad(twin(x).square().sum(), x)[0])
+    assert all(torch.equal(a, b) for a, b in zip(layer.buffers(), twin.buffers(), strict=True))
+
+
+# ---- beside ----
 
 
 @pytest.mark.parametrize("mapped", ["weight", "bias", "residual"])
@@ -113,12 +297,33 @@ def test_vmap_over_what_goes_with_a_tensor(mapped: str) -> None:
         torch.testing.assert_close(y, one(value))
 
 
-def test_inference() -> None:
-    """To torch where no gradient is wanted and no mean is far; the same values either way."""
-    x, mean, var = draw(60, 3), torch.tensor([0.5, -1.0, 2.0]), torch.tensor([1.0, 4.0, 0.5])
-    apply = Apply(None, None, 1e-5, activation="relu")
-    y = small.normalize(x, mean, var, apply)
-    assert y is not None
-    torch.testing.assert_close(y, ops.normalize(x, mean, var, apply))
-    assert small.normalize(x.clone().requires_grad_(), mean, var, apply) is None
-    assert small.normalize(x, mean + 100, var, apply) is None
+def test_batched_cotangents() -> None:
+    x, weight = draw(8, 3).double().requires_grad_(), draw(3, seed=1).double().requires_grad_()
+    y = batch_norm(x, None, None, weight, training=True, activation="silu")
+    cotangents = draw(4, 8, 3, seed=2).double()
+    together = torch.autograd.grad(y, (x, weight), cotangents, is_grads_batched=True, retain_graph=True)
+    alone = [torch.autograd.grad(y, (x, weight), dy, retain_graph=True) for dy in cotangents]
+    torch.testing.assert_close(together, tuple(torch.stack(parts) for parts in zip(*alone, strict=True)))
+
+
+def test_input_is_not_held() -> None:
+    """Once its graph is freed, and where hooks pack what is saved, as activation checkpointing does."""
+    x = draw(8, 6).requires_grad_() * 1
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t):
+        y = batch_norm(x, None, None, training=True)
+    there = weakref.ref(x)
+    del x
+    gc.collect()
+    assert there() is None
+    y.sum().backward()
+
+
+def test_residual_and_input_are_left() -> None:
+    """What happens in place happens to nothing that the user has."""
+    x, residual = draw(8, 3), draw(8, 3, seed=1)
+    before = x.clone(), residual.clone()
+    for training in (True, False):
+        batch_norm(x, torch.zeros(3), torch.ones(3), training=training, residual=residual, activation="relu")
+        batch_norm(x, torch.zeros(3), torch.ones(3), training=training, residual=x, activation="tanh")
+    assert torch.equal(x, before[0])
+    assert torch.equal(residual, before[1])

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import steadynorm as sn
 from steadynorm import inputs, kernels, ops
 from steadynorm.functional import batch_norm
-from steadynorm.kernels import ACTIVATIONS, Apply
+from steadynorm.kernels import ACTIVATIONS, Apply, running
 from steadynorm.kernels.running import Running
 from steadynorm.ops import native, routes
 from steadynorm.ops.routes import EAGER, FUNCTIONS, KERNELS, NATIVE, OPERATORS, STEP, choose, facts
@@ -162,7 +162,13 @@ class Recorded(TorchDispatchMode):
 
 def test_a_read_is_seen() -> None:
     """So that the tests with it can fail."""
-    reads: list[Callable[[Tensor], object]] = [bool, float, Tensor.nonzero, lambda t: t.any().item(), lambda t: t[t > 0]]
+    reads: list[Callable[[Tensor], object]] = [
+        bool,
+        float,
+        Tensor.nonzero,
+        lambda t: t.any().item(),
+        lambda t: t[t > 0],
+    ]
     for read in reads:
         with pytest.raises(Exception, match="waits for the device"), Recorded():
             read(torch.ones(()))
@@ -172,7 +178,7 @@ def test_a_read_is_seen() -> None:
 def accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     """CPU tensors that nobody may look at, and no core: as an accelerator's."""
     monkeypatch.setattr(kernels, "compiled", without_core)
-    for place in (inputs, kernels.running, native, routes, sn.functional, sn.nn.ghost, sn.nn.whitening, sn.nn.renorm):
+    for place in (inputs, running, native, routes, sn.functional, sn.nn.ghost, sn.nn.whitening, sn.nn.renorm):
         monkeypatch.setattr(place, "readable", lambda _: False)
 
 

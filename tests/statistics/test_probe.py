@@ -57,8 +57,8 @@ class Activating(nn.BatchNorm1d):
 
 
 class Twice(sn.BatchNorm1d):
-    def _step(self, input: Tensor, apply: Any, running: Any) -> Tensor:
-        return super()._step(input * input, apply, running)
+    def _step(self, who: object, x: Tensor, apply: Any, running: Any) -> Any:
+        return super()._step(who, x * x, apply, running)
 
 
 NORMALIZING = {

@@ -112,7 +112,9 @@ class Canonical:
         return tuple(self._grouped(part, groups) for part in result) if isinstance(result, tuple) else result
 
 
-eager, numba_cpu = Canonical(plain_torch), Canonical(kernels.compiled())
+core = kernels.compiled()
+assert core is not None, "there is no compiled core to test"
+eager, numba_cpu = Canonical(plain_torch), Canonical(core)
 
 
 class Inputs(NamedTuple):

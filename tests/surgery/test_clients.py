@@ -127,7 +127,7 @@ def test_timms_layer_with_an_activation() -> None:
 
 
 def test_a_timm_layer_whose_activation_we_have_not() -> None:
-    layer = timm().layers.BatchNormAct2d(4, act_layer=nn.ReLU6)
+    layer = timm().layers.BatchNormAct2d(4, act_layer=nn.ELU)
     with pytest.raises(ValueError, match="dropout or activation is none that a layer of ours applies"):
         sn.convert_(nn.Sequential(layer), to="steadynorm")
 

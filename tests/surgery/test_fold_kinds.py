@@ -14,7 +14,7 @@ from ..support.foldable import randomised
 from ..support.models import timm, torchvision
 from .test_fold_pairs import close, gone, normalized
 
-EPILOGUES = ["relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh"]
+EPILOGUES = ["relu", "relu6", "leaky_relu", "silu", "hardswish", "gelu", "sigmoid", "tanh"]
 
 
 @pytest.mark.parametrize("activation", EPILOGUES)

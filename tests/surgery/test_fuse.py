@@ -49,8 +49,10 @@ def test_same_numbers(network: Network) -> None:
     ("module", "name"),
     [
         (nn.ReLU(inplace=True), "relu"),
+        (nn.ReLU6(inplace=True), "relu6"),
         (nn.LeakyReLU(0.3), "leaky_relu"),
         (nn.SiLU(), "silu"),
+        (nn.Hardswish(), "hardswish"),
         (nn.GELU(), "gelu"),
         (nn.Sigmoid(), "sigmoid"),
         (nn.Tanh(), "tanh"),
@@ -81,7 +83,7 @@ class Unsafe(nn.Module):
         for name in names.split():
             setattr(self, name, nn.BatchNorm1d(4))
         self.relu, self.own, self.more, self.seen = nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.ReLU()
-        self.tanhlike, self.relu6 = nn.GELU(approximate="tanh"), nn.ReLU6()
+        self.tanhlike, self.elu = nn.GELU(approximate="tanh"), nn.ELU()
         self.hooked.register_forward_hook(lambda *_: None)
         self.seen.register_forward_hook(lambda *_: None)
 
@@ -91,7 +93,7 @@ class Unsafe(nn.Module):
         x = nn.functional.silu(y) + y
         x = self.relu(self.again(self.relu(self.shared(x))))
         x = self.more(self.twice(self.twice(x)))
-        x = self.relu6(self.other(x))
+        x = self.elu(self.other(x))
         x = self.seen(self.watched(self.hooked(x)))
         x = self.tanhlike(self.swish(x))
         return self.last(self.own(self.fused(x)))
@@ -108,7 +110,7 @@ def test_what_is_not_safe_is_kept() -> None:
         "shared": "its activation relu is called elsewhere too",
         "again": "its activation relu is called elsewhere too",
         "twice": "it is called 2 times",
-        "other": "followed by torch.nn.ReLU6",
+        "other": "followed by torch.nn.ELU",
         "hooked": "it has hooks, which see its output",
         "watched": "its activation seen has hooks",
         "swish": "followed by torch.nn.GELU",

@@ -91,11 +91,12 @@ def move(
         for kept, new in pairs:
             old = kept.to(new.dtype, copy=True)
             mixed = old * (1 - running.momentum) + new.detach() * running.momentum
-            kept.copy_(mixed if real is None else torch.where(real, mixed, old))
             moved.append((kept, old))
+            kept.copy_(mixed if real is None else torch.where(real, mixed, old))
     except RuntimeError as error:
         for kept, old in moved:
-            kept.copy_(old)
+            with torch.inference_mode(kept.is_inference()):  # torch refuses to write to it after it has written
+                kept.copy_(old)
         if "vmap" not in str(error):
             raise
         raise BatchedStatisticsError(

@@ -15,7 +15,7 @@ from ..inputs import check_activation, check_eps, check_momentum, check_single_v
 from ..kernels import Apply
 from ..kernels.running import Outcome, Running
 from ..moments import Moments, statistics_dtype
-from .layer import NARROW, Layer, Speaker, recomputing
+from .layer import NARROW, Layer, Speaker, held, recomputing
 
 
 class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
@@ -65,24 +65,25 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         if isinstance(input, torch.fx.Proxy):
             return self._record(input, mask, residual)
         self._check_input_dim(input)
-        who, running = Speaker(self), self._running()
-        given = self.weight, self.bias, self.eps, residual, mask, self.activation, self.negative_slope
+        who, running, parameters = Speaker(self), self._running(), self._parameters
+        weight, bias = held(self, parameters, "weight"), held(self, parameters, "bias")
+        given = weight, bias, self.eps, residual, mask, self.activation, self.negative_slope
         x, apply = prepare(who, input, *given, running, self._is_by_batch(running))
         y, outcome = self._step(who, x, apply, running)
         if running.moves and not outcome.untouched:
             self._after(outcome)
         return y
 
-    def _moves(self) -> bool:
-        """Whether this forward moves running statistics: not when it recomputes activations inside a backward pass."""
-        return self.training and self.track_running_stats and not recomputing()
-
     def _running(self) -> Running:
-        """The running statistics, and what is to become of them."""
-        moves, guarded = self._moves(), self._guard is not None
+        """The running statistics, and what is to become of them.
+
+        They do not move where activations are recomputed inside a backward pass.
+        """
+        moves = self.training and self.track_running_stats and not recomputing()
         momentum = self._momentum() if moves else 0.0
         collects = self.training and self._collector is not None  # also where a forward is repeated: by the same route
-        return Running(self.running_mean, self.running_var, momentum, moves, guarded, collects)
+        mean, var = held(self, self._buffers, "running_mean"), held(self, self._buffers, "running_var")
+        return Running(mean, var, momentum, moves, self._guard is not None, collects)
 
     def _momentum(self) -> float | Tensor:
         """Weight of the next batch in the running statistics."""
@@ -107,8 +108,9 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         if not outcome.finite and self._guard is not None:
             self._guard(self)
             return
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        tracked = held(self, self._buffers, "num_batches_tracked")
+        if tracked is not None:
+            tracked.add_(1)
         if not outcome.finite and not self._warned:
             self._warned = True
             warn_of_poison(self._speaker(), " steadynorm.guard_statistics keeps such batches out.")

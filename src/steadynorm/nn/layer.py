@@ -19,6 +19,11 @@ def recomputing() -> bool:
     return not torch.compiler.is_compiling() and in_backward()
 
 
+def held(layer: torch.nn.Module, tensors: dict[str, Any], name: str) -> Any:
+    """`layer.name`, in a quarter of the time where it is among the layer's own `tensors`, which torch looks at last."""
+    return tensors[name] if name in tensors else getattr(layer, name)
+
+
 class Speaker:
     """Who speaks in a layer's error messages; the words are made when there is something to say."""
 

@@ -22,13 +22,13 @@ _BATCH_NORM: dict[str, Any] = {
     OPERATORS: operators.batch_norm_op,
     EAGER: partial(operators.batch_norm_by, eager),
     FUNCTIONS: operators.BatchNorm.apply,
-    KERNELS: operators.PlainBatchNorm.apply,
+    KERNELS: operators.plain_batch_norm,
 }
 _NORMALIZE: dict[str, Any] = {
     OPERATORS: operators.normalize_op,
     EAGER: partial(operators.normalize_by, eager),
     FUNCTIONS: operators.Normalize.apply,
-    KERNELS: operators.PlainNormalize.apply,
+    KERNELS: operators.plain_normalize,
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..kernels import Apply, has_memory
 from ..kernels.running import FINE, POISONED, Outcome, Running
+from ..torch_internals import direct
 from .gradients import changes_dresidual, differentiable_backward
 
 
@@ -28,7 +29,7 @@ def train(core: ModuleType, x: Tensor, apply: Apply, running: Running, different
         differentiated: whether a gradient is wanted.
     """
     if differentiated:
-        y, finite = _Step.apply(x, apply.weight, apply.bias, apply.residual, _Call(core, apply, running))
+        y, finite = _step(x, apply.weight, apply.bias, apply.residual, _Call(core, apply, running))
     else:
         y, _, _, finite = core.train(x, apply, running)
     return y, FINE if finite or not running.moves or running.mean is None else POISONED
@@ -50,11 +51,8 @@ class _Step(torch.autograd.Function):
         core, apply, running = call
         y, statistics, signs, finite = core.train(x, apply, running)
         _, _, eps, _, mask, activation, negative_slope = apply
-        if residual is not None and (signs is not None or not changes_dresidual(apply)):
-            kept = None
-        else:
-            kept = residual
-        ctx.save_for_backward(x, statistics, weight, bias, kept, mask, signs)
+        needed = residual if signs is None and changes_dresidual(apply) else None
+        ctx.save_for_backward(x, statistics, weight, bias, needed, mask, signs)
         ctx.constants = core, eps, activation, negative_slope, residual is not None
         return y, finite
 
@@ -75,3 +73,6 @@ class _Step(torch.autograd.Function):
         if has_residual and residual is None and signs is None:
             dresidual = dy
         return dx, dweight, dbias, dresidual, None
+
+
+_step = direct(_Step)

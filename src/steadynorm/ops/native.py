@@ -17,6 +17,8 @@ from torch.utils.weak import TensorWeakRef
 
 from ..kernels import Apply, eager, readable
 from ..kernels.running import FINE, Outcome, Running, move
+from ..moments import statistics_dtype
+from ..torch_internals import unsafe_view
 from .gradients import differentiable_backward
 
 
@@ -29,14 +31,19 @@ def train(who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tenso
         apply: what happens to a normalized value; no mask.
         running: what is to become of the running statistics; its moments are not wanted.
     """
-    mean, var = (running.mean, running.var) if running.moves else (None, None)
+    mean, var = running.mean, running.var
     if mean is None or var is None:
         return _batch_norm(x, apply, None, None, True, 0.0), FINE
-    if _torch_can_move(x, running, mean, var):
+    if running.moves and _torch_can_move(x, running, mean, var):
         return _batch_norm(x, apply, mean, var, True, running.momentum), FINE
-    found = x.new_zeros(2, x.shape[1], dtype=_parameter_dtype(x))  # moved by all of it, they are the batch's own
+    # Moved from 0 by all of it, they are the batch's own. Given also where nothing moves, for activation checkpointing:
+    # torch keeps them for the gradient, and a forward that is repeated has to keep as many tensors as before.
+    found = x.new_zeros(2, x.shape[1], dtype=_parameter_dtype(x))
     y = _batch_norm(x, apply, found[0], found[1], True, 1.0)
-    return y, move(who, running, ((mean, found[0]), (var, found[1])), None, found.isfinite().all())
+    if not running.moves:
+        return y, FINE
+    wide = found.to(statistics_dtype(x.device))
+    return y, move(who, running, ((mean, wide[0]), (var, wide[1])), None, wide.isfinite().all())
 
 
 def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, differentiated: bool) -> Tensor:
@@ -84,13 +91,17 @@ def _batch_norm(
 ) -> Tensor:
     dtype = _parameter_dtype(x)
     weight, bias = (None if values is None else values.to(dtype) for values in (apply.weight, apply.bias))
-    y = torch.batch_norm(x, weight, bias, mean, var, training, momentum, apply.eps, torch.backends.cudnn.enabled)
+    data = x if _is_known(x) else x.flatten(2).unsqueeze(2)
+    y = torch.batch_norm(data, weight, bias, mean, var, training, momentum, apply.eps, torch.backends.cudnn.enabled)
     if y.grad_fn is not None and "BatchNorm" in type(y.grad_fn).__name__:  # else made of operators, and right
         constants = None if training or mean is None or var is None else (mean, var)
-        y.grad_fn.register_hook(partial(_replace, TensorWeakRef(x), weight, bias, apply.eps, constants))
-    if y.stride() != x.stride():  # torch knows channels last of images and volumes only
-        y = torch.empty_like(x).copy_(y)
-    return _finish(y, apply)
+        y.grad_fn.register_hook(partial(_replace, TensorWeakRef(data), weight, bias, apply.eps, constants))
+    return _finish(y if data is x else unsafe_view(y, x.shape), apply)
+
+
+def _is_known(x: Tensor) -> bool:
+    """Whether torch's operator keeps the memory order of dense x: of channels last, it knows images and volumes."""
+    return x.is_contiguous() or x.dim() in (4, 5)
 
 
 def _finish(y: Tensor, apply: Apply) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..kernels import Apply, serving
 from ..moments import statistics_dtype
+from ..torch_internals import direct
 from . import vmap
 from .gradients import (
     Four,
@@ -100,8 +101,8 @@ class Normalize(torch.autograd.Function):
         return normalize_gradients(ctx, grad_outputs[0], _backward)
 
 
-def _plain(function: Any) -> type[torch.autograd.Function]:
-    """The function for tensors that no transformation traces: torch calls it in fewer steps."""
+def _plain(function: Any) -> Callable[..., Any]:
+    """The function for tensors that no transformation follows: torch calls it in fewer steps."""
 
     class Plain(torch.autograd.Function):
         @staticmethod
@@ -112,7 +113,7 @@ def _plain(function: Any) -> type[torch.autograd.Function]:
 
         backward = staticmethod(function.backward)
 
-    return Plain
+    return direct(Plain)
 
 
 def _define(name: str, kernel: Callable, schema: str) -> Any:
@@ -158,4 +159,4 @@ batch_norm_op.register_vmap(partial(vmap.batch_norm, batch_norm_op))
 normalize_op.register_vmap(partial(vmap.normalize, normalize_op))
 _backward_op.register_vmap(partial(vmap.backward, _backward_op))
 
-PlainBatchNorm, PlainNormalize = _plain(BatchNorm), _plain(Normalize)
+plain_batch_norm, plain_normalize = _plain(BatchNorm), _plain(Normalize)

@@ -59,7 +59,10 @@ ROUTES: tuple[tuple[str, Callable[[Facts], bool]], ...] = (
 
 def choose(call: Facts) -> str:
     """The route of a call."""
-    return next(route for route, serves in ROUTES if serves(call))
+    for route, serves in ROUTES:
+        if serves(call):
+            return route
+    raise LookupError(f"no route for {call}")
 
 
 def facts(
@@ -80,8 +83,9 @@ def facts(
     if in_graph():
         return RECORDED
     weight, bias, _, residual, mask, activation, _ = apply
+    mean, var = running[:2] if running is not None else statistics or (None, None)
     dual = in_forward_mode()
-    wrapped = in_transform() or not has_memory(x, weight, bias, residual, mask, *(statistics or ()))
+    wrapped = in_transform() or not has_memory(x, weight, bias, residual, mask, mean, var)
     core = None if dual or wrapped else core_for(x, activation)
     differentiated = torch.is_grad_enabled() and (
         x.requires_grad
@@ -93,32 +97,20 @@ def facts(
     if core is not None:
         steps = running is not None and _is_for_core(running) and not (differentiated and x.is_inference())
     elif mask is None and groups == 1:
-        alone = not running.collects if running is not None else statistics is not None and statistics[0].dim() == 1
+        alone = not running.collects if running is not None else mean is not None and mean.dim() == 1
         covered = alone and not wrapped and x.dtype in COMPILED and x.numel() > 0
     return Facts(False, dual, wrapped, core, steps, covered, differentiated)
 
 
 def _is_for_core(running: Running) -> bool:
-    """Whether the core can do to running statistics what is asked."""
+    """Whether the core can do to running statistics what is asked: where they move, it writes to their memory."""
     mean, var, momentum, moves, _, collects = running
-    if collects:
-        return False
-    if not moves or mean is None or var is None:
-        return True
+    if collects or not moves or mean is None or var is None:
+        return not collects
     return (
         mean.dtype == var.dtype
-        and _can_be_moved(mean)
-        and _can_be_moved(var)
-        and (not isinstance(momentum, Tensor) or readable(momentum))
-    )
-
-
-def _can_be_moved(running: Tensor) -> bool:
-    return (
-        running.is_cpu
-        and running.is_contiguous()
-        and running.dtype in COMPILED
-        and not running.requires_grad
-        and not running.is_inference()
-        and has_memory(running)
+        and mean.is_contiguous()
+        and var.is_contiguous()
+        and not (mean.requires_grad or var.requires_grad or mean.is_inference() or var.is_inference())
+        and (type(momentum) is float or not isinstance(momentum, Tensor) or readable(momentum))
     )
