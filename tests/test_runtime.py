@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from steadynorm import kernels, runtime
+
+from .support.cores import without_core
+
 RESIDENT = """
 import pathlib, resource, sys
 import torch
@@ -33,6 +37,11 @@ def test_freed_memory_stays_where_it_is_kept() -> None:
     }
     assert left["default"] < 50
     assert left["kept"] > 190
+
+
+def test_report_without_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "compiled", without_core)
+    assert runtime.report()["kernels"] == "none compiled: torch's own operators serve"
 
 
 def test_env_says_what_kernels_run_on() -> None:

@@ -59,10 +59,7 @@ ROUTES: tuple[tuple[str, Callable[[Facts], bool]], ...] = (
 
 def choose(call: Facts) -> str:
     """The route of a call."""
-    for route, serves in ROUTES:
-        if serves(call):
-            return route
-    raise LookupError(f"no route for {call}")
+    return next(route for route, serves in ROUTES if serves(call))
 
 
 def facts(
