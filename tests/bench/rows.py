@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from steadynorm.bench.cases import FIRST, FORWARD, RELU, TRAINING, Case
+from steadynorm.bench.cases import FIRST, FORWARD, INFERENCE, LAST, PLAIN, RELU, RESNET50, TRAINING, Case
 from steadynorm.bench.cold import BACKWARD
+from steadynorm.bench.record import Benchmark
 
 
 def timings(**medians: float) -> dict[str, dict[str, float]]:
@@ -64,3 +65,46 @@ def exactness_row(**changes: object) -> dict[str, Any]:
     errors = {"steadynorm": {"y": 8e-7, "dx": 5e-7}, "torch": {"y": 3.9, "dx": 1.2}}
     row = {"shape": [32, 64, 112, 112], "order": "channels last", "mean": 1e4, "errors": errors}
     return {**row, "largest": {"y": 5.3, "dx": 4.5}, **changes}
+
+
+def full() -> Benchmark:
+    """A benchmark with rows of every kind."""
+    both = [FIRST, LAST]
+    steps = timings(steadynorm=112.0, torch=120.0, no_BN=100.0)
+    shape = RESNET50[0]
+    return Benchmark(
+        {"processor": "a processor", "threads": "2", "torch": "2.13.0", "memory": "kept"},
+        cold=[*cold_rows(1.0, 2.5), *cold_rows(1.0, 1.5, LAST)],
+        small=[small_row(0.15, shape=s, epilogue=e) for s in ([60, 100], [128, 1024]) for e in (PLAIN, RELU)],
+        cases=[
+            row(5.0, shape, order=order, dtype=dtype, mode=mode)
+            for order in both
+            for dtype in ("float32", "bfloat16")
+            for mode in (FORWARD, TRAINING, INFERENCE)
+        ],
+        fresh=[fresh_row()],
+        networks=[
+            {"depth": 50, "batch": 16, "pixels": 160, "order": order, "mode": "training", "timings": steps}
+            for order in both
+        ],
+        exactness=[exactness_row()],
+        relatives=[
+            {
+                "shape": [32, 64, 56, 56],
+                "order": FIRST,
+                "timings": {**timings(steadynorm=1.0), "mask, 3 of 4 real": timings(m=1.1)["m"]},
+            }
+        ],
+        folding=[
+            {
+                "network": "ResNet-50",
+                "batch": 16,
+                "pixels": 160,
+                "order": FIRST,
+                "timings": timings(folded=1.0, torch=2.0),
+            }
+        ],
+        studies=[{"what": "MNIST CNN", "size": 64, "timings": timings(steadynorm=2.0, torch=3.0)}],
+        install=[{"what": "pip install", "seconds": 4.4}],
+        peers=[{"framework": "tensorflow", "shape": list(shape), "mode": TRAINING, "median": 6.0}],
+    )

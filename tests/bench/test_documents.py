@@ -8,60 +8,16 @@ from pathlib import Path
 import pytest
 
 from steadynorm.bench import blocks
-from steadynorm.bench.cases import FIRST, FORWARD, INFERENCE, LAST, PLAIN, RELU, RESNET50, TRAINING
 from steadynorm.bench.documents import DocumentError, fill, outside
 from steadynorm.bench.record import Benchmark, read
 
 from ..support.command import steadynorm
-from .rows import cold_rows, exactness_row, fresh_row, row, small_row, timings
+from .rows import full
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "benchmarks" / "results" / "benchmark.json"
 PAGES = [ROOT / "README.md", ROOT / "docs" / "benchmarks.md"]
 PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-def full() -> Benchmark:
-    """A benchmark with rows of every kind."""
-    both = [FIRST, LAST]
-    steps = timings(steadynorm=112.0, torch=120.0, no_BN=100.0)
-    shape = RESNET50[0]
-    return Benchmark(
-        {"processor": "a processor", "threads": "2", "torch": "2.13.0", "memory": "kept"},
-        cold=[*cold_rows(1.0, 2.5), *cold_rows(1.0, 1.5, LAST)],
-        small=[small_row(0.15, shape=s, epilogue=e) for s in ([60, 100], [128, 1024]) for e in (PLAIN, RELU)],
-        cases=[
-            row(5.0, shape, order=order, dtype=dtype, mode=mode)
-            for order in both
-            for dtype in ("float32", "bfloat16")
-            for mode in (FORWARD, TRAINING, INFERENCE)
-        ],
-        fresh=[fresh_row()],
-        networks=[
-            {"depth": 50, "batch": 16, "pixels": 160, "order": order, "mode": "training", "timings": steps}
-            for order in both
-        ],
-        exactness=[exactness_row()],
-        relatives=[
-            {
-                "shape": [32, 64, 56, 56],
-                "order": FIRST,
-                "timings": {**timings(steadynorm=1.0), "mask, 3 of 4 real": timings(m=1.1)["m"]},
-            }
-        ],
-        folding=[
-            {
-                "network": "ResNet-50",
-                "batch": 16,
-                "pixels": 160,
-                "order": FIRST,
-                "timings": timings(folded=1.0, torch=2.0),
-            }
-        ],
-        studies=[{"what": "MNIST CNN", "size": 64, "timings": timings(steadynorm=2.0, torch=3.0)}],
-        install=[{"what": "pip install", "seconds": 4.4}],
-        peers=[{"framework": "tensorflow", "shape": list(shape), "mode": TRAINING, "median": 6.0}],
-    )
 
 
 @pytest.mark.parametrize("name", blocks.BLOCKS)

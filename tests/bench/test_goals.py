@@ -7,7 +7,7 @@ import pytest
 from steadynorm.bench.goals import HEADER, Goal, goals, table
 from steadynorm.bench.record import Benchmark
 
-from .test_documents import full
+from .rows import full
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .. import records
 from ..errors import RecordError, SteadynormError
 from .blocks import BLOCKS
 from .record import Benchmark, read
@@ -22,8 +21,8 @@ class DocumentError(SteadynormError, ValueError):
     """A document that cannot be filled in; it is left as it is."""
 
 
-def write(source: Path, files: list[Path], figures: Path) -> list[Path]:
-    """Fills the figures of a record into documents, and draws its picture.
+def written(source: Path, files: list[Path], figures: Path) -> dict[Path, bytes]:
+    """The documents with the figures of a record, and its picture; nothing is written yet.
 
     Args:
         source: the record, a file.
@@ -31,20 +30,17 @@ def write(source: Path, files: list[Path], figures: Path) -> list[Path]:
         figures: folder of the picture.
 
     Returns:
-        What was written.
+        By path, what belongs there.
 
     Raises:
         RecordError: there is no such record, or it is damaged.
-        DocumentError: a document cannot be read or its marks are wrong; nothing was written.
+        DocumentError: a document cannot be read or its marks are wrong.
     """
     benchmark = read(source)
     if benchmark is None:
         raise RecordError(f"no {source.name} in {source.parent}. Run `steadynorm bench --out {source.parent}` first.")
     content = {file: fill(str(file), _text(file), benchmark).encode() for file in files}
-    content[figures / PICTURE] = draw(benchmark)
-    for path, bytes_ in content.items():
-        records.replace(path, bytes_)
-    return list(content)
+    return {**content, figures / PICTURE: draw(benchmark)}
 
 
 def fill(name: str, text: str, benchmark: Benchmark) -> str:

@@ -76,8 +76,10 @@ def bench(
     measured first.
     """
     if markdown:
-        written = documents.write(out / "benchmark.json", list(markdown), figures or out / "figures")
-        click.echo(f"wrote {', '.join(map(str, written))}")
+        content = documents.written(out / "benchmark.json", list(markdown), figures or out / "figures")
+        for file, text in content.items():
+            records.replace(file, text)
+        click.echo(f"wrote {', '.join(map(str, content))}")
         return
     if figures:
         raise click.UsageError("expected --markdown DOCUMENT with --figures, got none.")
