@@ -19,11 +19,12 @@ check: .venv/.dev  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-docs: .venv/.study  ## docs/evidence.md and its pictures, from the committed record
+docs: .venv/.study  ## docs/evidence.md, the figures in docs/benchmarks.md and README.md, and pictures, from the committed records
 	$(BIN)/steadynorm report benchmarks/results/evidence --markdown docs/evidence.md --figures docs/images/evidence
+	$(BIN)/steadynorm bench --out benchmarks/results --markdown docs/benchmarks.md --markdown README.md --figures docs/images
 
 bench: .venv/.study  ## beside torch's layers, up to half an hour; make bench ARGS="--quick"
-	$(BIN)/steadynorm bench $(ARGS)
+	$(BIN)/steadynorm bench --install-from . $(ARGS)
 
 .venv/.study: pyproject.toml constraints.txt | .venv
 	$(INSTALL) '.[study]'

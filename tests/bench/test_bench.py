@@ -7,12 +7,12 @@ import sys
 import pytest
 from rich.console import Console
 
-from steadynorm.bench import jobs, networks, summary
+from steadynorm.bench import networks, summary
 from steadynorm.bench.cases import ADD_RELU, FIRST, FORWARD, INFERENCE, LAST, PLAIN, RELU, TRAINING, Case, grid
 from steadynorm.bench.record import Benchmark
 from steadynorm.bench.show import draw, show
 
-from .rows import row
+from .rows import row, timing
 
 
 @pytest.mark.parametrize(
@@ -37,40 +37,47 @@ def test_grid_has_every_case_once() -> None:
 
 
 def test_summary() -> None:
-    benchmark = Benchmark({}, [row(4.0), row(16.0, (4, 3, 4, 4))])
+    benchmark = Benchmark({}, cases=[row(4.0), row(16.0, (4, 3, 4, 4))])
     (torch_row, in_place) = summary.groups(benchmark)
     assert torch_row == (FIRST, "float32", RELU, TRAINING, "torch", "4.00", "2.00", "2")
     assert in_place[4] == "torch in place"
-    assert summary.shares_of_memory_speed(benchmark)[0].endswith("0.75 of the memory's speed")
+    assert summary.shares_of_memory_speed(benchmark)[0] == ("(2, 3, 4, 4), channels first, forward+backward", 0.75)
     assert summary.worse_errors(benchmark)[0].endswith("dx 2.0e-07, torch's 1.0e-07")
+
+
+def test_what_is_slower_is_counted_and_listed() -> None:
+    """The worst first; beside every peer, but not beside the copy."""
+    benchmark = Benchmark({}, cases=[row(4.0), row(1.8), row(1.0, (4, 3, 4, 4)), row(1.9)])
+    assert len(summary.comparisons(benchmark)) == 8
+    slower = summary.slower(benchmark)
+    assert [(each.ratio, each.shape[0], each.peer) for each in slower] == [
+        *((0.5, 4, "torch"), (0.5, 4, "torch in place"), (0.9, 2, "torch"), (0.9, 2, "torch in place"))
+    ]
+    assert str(slower[0]) == "(4, 3, 4, 4), channels first, float32, relu, forward+backward: 0.50 of torch"
+    assert len(summary.slower(benchmark, below=0.6)) == 2
+
+
+def test_what_was_disturbed_is_named_and_marked() -> None:
+    """Quartiles far apart, of a provider, not of the copy."""
+    disturbed = row(4.0)
+    disturbed["timings"] |= {"torch in place": timing(9.0, 4.0, 12.0), "copy": timing(9.0, 4.0, 12.0)}
+    benchmark = Benchmark({}, cases=[disturbed])
+    where = "(2, 3, 4, 4), channels first, float32, relu, forward+backward"
+    assert summary.unsteady(benchmark) == [f"{where}, torch in place: 9 ms (4 to 12)"]
+    labels, (plain,), (in_place,) = summary.bars(benchmark, FIRST)
+    assert labels == ["2×3×4×4"]
+    assert plain == summary.Bar(ratio=2.0, low=2.0, high=2.0, steady=True)
+    assert in_place == summary.Bar(ratio=4.5, low=2.0, high=6.0, steady=False)
+    assert draw(benchmark) != draw(Benchmark({}, cases=[row(4.0)]))
+    console = Console(record=True, width=160)
+    show(console, benchmark)
+    assert "1 timings were disturbed" in console.export_text()
 
 
 def test_frameworks_are_compared_channels_last() -> None:
     peer = {"framework": "jax", "shape": [2, 3, 4, 4], "mode": TRAINING, "median": 6.0}
-    benchmark = Benchmark({}, [row(4.0, order=LAST)], peers=[peer])
+    benchmark = Benchmark({}, cases=[row(4.0, order=LAST)], peers=[peer])
     assert (LAST, "float32", RELU, TRAINING, "jax", "3.00", "3.00", "1") in summary.groups(benchmark)
-
-
-@pytest.mark.slow
-def test_measured_shown_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = [
-        Case((4, 3, 5, 5), order, "float32", RELU, mode) for order in (FIRST, LAST) for mode in (TRAINING, FORWARD)
-    ]
-    monkeypatch.setattr(jobs, "grid", lambda quick: cases)
-    benchmark = Benchmark({"processor": "any"})
-    wanted = jobs.jobs(benchmark, True, False, None)
-    for job in wanted:
-        assert not job.done
-        job.run()
-        assert job.done
-    assert len(benchmark.cases) == len(cases)
-    for measured in benchmark.cases:
-        assert set(measured["timings"]) == {"copy", "steadynorm", "torch", "torch in place"}
-        assert 0 < measured["errors"]["steadynorm"][next(iter(measured["errors"]["torch"]))] < 1e-6
-    assert draw(benchmark).startswith(b"\x89PNG")
-    console = Console(record=True, width=160)
-    show(console, benchmark)
-    assert "torch in place" in console.export_text()
 
 
 @pytest.mark.parametrize("mode", [TRAINING, INFERENCE])

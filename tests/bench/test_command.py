@@ -11,13 +11,14 @@ import pytest
 from rich.console import Console
 
 from steadynorm import cli
-from steadynorm.bench import jobs, relatives
+from steadynorm.bench import cold, exactness, fresh, jobs, relatives, small
 from steadynorm.bench.cases import FIRST, FORWARD, LAST, RELU, TRAINING, Case
+from steadynorm.bench.processes import NotMeasuredError
 from steadynorm.bench.record import Benchmark, read
 from steadynorm.cli import benchmarks
 
 from ..support.command import steadynorm
-from .rows import row
+from .rows import fresh_row, row, timing
 
 CASES = [Case((4, 3, 5, 5), order, "float32", RELU, mode) for order in (FIRST, LAST) for mode in (TRAINING, FORWARD)]
 
@@ -33,7 +34,8 @@ class Bench:
         self.kept_before: list[int] = []
         self.memory_kept = 0
         patch.setattr(jobs, "grid", lambda quick: CASES)
-        patch.setattr(relatives, "keys", lambda quick: [])
+        for kind in (cold, small, fresh, exactness, relatives):
+            patch.setattr(kind, "keys", lambda quick: [])
         patch.setattr(jobs, "_case", self._case)
         patch.setattr(cli.runtime, "keep_freed_memory", self._keep_memory)
 
@@ -101,11 +103,12 @@ def test_a_finished_benchmark_measures_nothing(bench: Bench) -> None:
 
 
 def test_networks_may_be_added_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    timing = {"median": 2.0, "low": 2.0, "high": 2.0, "rounds": 5}
-    timings = {name: timing for name in ("steadynorm", "torch", "no BN")}
+    timings = {name: timing(2.0) for name in ("steadynorm", "torch", "no BN")}
     monkeypatch.setattr(jobs, "_network", lambda key: [{**key, "timings": timings}])
     monkeypatch.setattr(jobs, "_studies", lambda key: [{**key, "timings": timings}])
-    monkeypatch.setattr(jobs, "_folding", lambda key, compiles: [{**key, "timings": {**timings, "folded": timing}}])
+    monkeypatch.setattr(
+        jobs, "_folding", lambda key, compiles: [{**key, "timings": {**timings, "folded": timing(2.0)}}]
+    )
     assert bench() == 0
     bench.measured = []
     assert bench("--networks") == 0
@@ -148,6 +151,26 @@ def test_the_whole_grid_does_not_go_on_with_a_quick_one(bench: Bench, capsys: py
     bench.options = ["--no-networks"]
     assert bench() == 2
     assert "(grid: 'quick', now 'whole')" in capsys.readouterr().err
+
+
+def test_a_process_that_fails_leaves_the_rest(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What else is wanted is measured, the failure is said at the end, and is tried again."""
+
+    def fails(what: str) -> list[dict[str, Any]]:
+        raise NotMeasuredError(f"{what} was not measured. Mend that.")
+
+    monkeypatch.setattr(fresh, "keys", lambda quick: [{"what": "first step"}])
+    monkeypatch.setattr(fresh, "measure", fails)
+    assert bench() == 0
+    *_, failed, wrote = capsys.readouterr().out.splitlines()
+    assert failed == "first step was not measured. Mend that." and wrote.startswith("wrote ")
+    assert bench.measured == CASES
+    monkeypatch.setattr(fresh, "measure", lambda what: [fresh_row()])
+    assert bench() == 0
+    found = read(bench.path)
+    assert found is not None and found.fresh == [fresh_row()]
 
 
 def test_a_damaged_file_is_refused_and_left(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,7 +261,7 @@ def test_what_is_no_python_is_said(bench: Bench, tmp_path: Path, text: str, reas
     python = str(script(tmp_path / "python", text))
     benchmark = Benchmark({})
     with pytest.raises(jobs.PeerError, match=f"jax was not timed by .*python: {reason}"):
-        jobs.jobs(benchmark, True, False, python)[0].run()
+        next(job for job in jobs.jobs(benchmark, True, False, python) if job.name == "jax").run()
     assert benchmark == Benchmark({})
 
 

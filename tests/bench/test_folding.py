@@ -53,7 +53,7 @@ def test_measured_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def timing(step: folding.Step) -> Timing:
     step()
-    return Timing(1.0, 1.0, 1.0, 1)
+    return Timing(1.0, 1.0, 1.0, 1.0, 1)
 
 
 def test_ratios() -> None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import SteadynormError
-from . import folding, networks, peers, relatives, studies
+from . import cold, exactness, folding, fresh, installing, networks, peers, relatives, small, studies
 from .cases import FIRST, FORWARD, INFERENCE, LAST, RELU, RESNET50, TRAINING, Case, grid
 from .errors import largest
+from .processes import NotMeasuredError
 from .providers import inputs, steps
 from .record import Benchmark, Row
-from .timing import Timing, copy_step, in_turns
+from .timing import copy_step, in_turns, plain, steadier, summed_up
 
 COPY = "copy"
 CNN_WITH, CNN_WITHOUT = "CNN with BN", "CNN without BN"
 """Modes of the peers that are a training step of `studies.CNN`."""
 
 
-class PeerError(SteadynormError, RuntimeError):
+class PeerError(NotMeasuredError):
     """Another framework could not be timed."""
 
 
@@ -50,50 +50,85 @@ class Job(NamedTuple):
         """Adds its rows to the benchmark.
 
         Raises:
-            PeerError: another framework could not be timed; nothing is added.
+            NotMeasuredError: it could not be measured, as another framework is not installed; nothing is added.
         """
         self.rows.extend(self.measure())
 
 
-def jobs(benchmark: Benchmark, quick: bool, with_networks: bool, peers_python: str | None) -> list[Job]:
-    """All that is wanted of `benchmark`, also what it has already."""
-    wanted = []
-    for framework in ("jax", "tensorflow") if peers_python else ():
-        measure = partial(_peer, benchmark.environment, framework, str(peers_python), quick)
-        wanted.append(Job(framework, benchmark.peers, {"framework": framework}, measure))
+def jobs(
+    benchmark: Benchmark, quick: bool, with_networks: bool, peers_python: str | None, source: Path | None = None
+) -> list[Job]:
+    """All that is wanted of `benchmark`, also what it has already; what matters most comes first."""
+    return [
+        *_layers(benchmark, quick),
+        *_processes(benchmark, quick, with_networks),
+        *_comparisons(benchmark, quick, with_networks),
+        *_environments(benchmark, quick, peers_python, source),
+    ]
+
+
+def _layers(benchmark: Benchmark, quick: bool) -> Iterator[Job]:
+    """Single layers, on cold caches, in batches of calls, and on warm caches."""
+    for key in cold.keys(quick):
+        name = f"{tuple(key['shape'])}, {key['order']}, {key['epilogue']}, cold"
+        yield Job(name, benchmark.cold, key, partial(cold.measure, **key))
+    for key in small.keys(quick):
+        name = f"{tuple(key['shape'])}, {key['epilogue']}, {key['mode']}, in batches of calls"
+        yield Job(name, benchmark.small, key, partial(small.measure, **key))
     for case in grid(quick):
         name = f"{case.shape}, {case.order}, {case.dtype}, {case.epilogue}, {case.mode}"
         key = {**case._asdict(), "shape": list(case.shape)}
-        wanted.append(Job(name, benchmark.cases, key, partial(_case, case)))
-    for key in relatives.keys(quick):
-        measure = partial(_relatives, key)
-        wanted.append(Job(f"{tuple(key['shape'])}, {key['order']}, relatives", benchmark.relatives, key, measure))
+        yield Job(name, benchmark.cases, key, partial(_case, case))
+
+
+def _processes(benchmark: Benchmark, quick: bool, with_networks: bool) -> Iterator[Job]:
+    """Fresh processes, and whole steps."""
+    for key in fresh.keys(quick):
+        yield Job(f"{key['what']} of fresh processes", benchmark.fresh, key, partial(fresh.measure, **key))
     for key in _networks(quick) if with_networks else ():
         name = f"ResNet-{key['depth']}, {key['order']}, {key['mode']}"
-        wanted.append(Job(name, benchmark.networks, key, partial(_network, key)))
+        yield Job(name, benchmark.networks, key, partial(_network, key))
+
+
+def _comparisons(benchmark: Benchmark, quick: bool, with_networks: bool) -> Iterator[Job]:
+    """Errors, relatives, folded networks, and the studies."""
+    for key in exactness.keys(quick):
+        name = f"{tuple(key['shape'])}, {key['order']}, errors at mean {key['mean']:g}"
+        yield Job(name, benchmark.exactness, key, partial(exactness.measure, **key))
+    for key in relatives.keys(quick):
+        measure = partial(_relatives, key)
+        yield Job(f"{tuple(key['shape'])}, {key['order']}, relatives", benchmark.relatives, key, measure)
     for key in folding.keys(quick) if with_networks else ():
         measure = partial(_folding, key, not quick)
-        wanted.append(Job(f"{key['network']}, {key['order']}, folded", benchmark.folding, key, measure))
+        yield Job(f"{key['network']}, {key['order']}, folded", benchmark.folding, key, measure)
     for key in studies.keys(quick) if with_networks else ():
-        wanted.append(Job(f"{key['what']}, {key['size']}", benchmark.studies, key, partial(_studies, key)))
-    return wanted
+        yield Job(f"{key['what']}, {key['size']}", benchmark.studies, key, partial(_studies, key))
+
+
+def _environments(benchmark: Benchmark, quick: bool, peers_python: str | None, source: Path | None) -> Iterator[Job]:
+    """Installing, and other frameworks."""
+    for key in installing.keys(source):
+        yield Job(key["what"], benchmark.install, key, partial(installing.measure, Path(str(source))))
+    for framework in ("jax", "tensorflow") if peers_python else ():
+        measure = partial(_peer, benchmark.environment, framework, str(peers_python), quick)
+        yield Job(framework, benchmark.peers, {"framework": framework}, measure)
 
 
 def _case(case: Case) -> list[Row]:
     given = inputs(case)
     compiles = case.dtype == "float32" and case.epilogue == RELU and case.mode != FORWARD and case.shape in RESNET50
     providers = steps(case, given, compiles)
-    timings = in_turns({COPY: copy_step(given.x), **providers})
+    timings = steadier(lambda: in_turns({COPY: copy_step(given.x), **providers}))
     floor = timings[COPY].median / 2 * case.passes
     row = {**case._asdict(), "shape": list(case.shape), "megabytes": case.megabytes, "floor_ms": floor}
-    row["timings"] = {name: asdict(timing) for name, timing in timings.items()}
+    row["timings"] = plain(timings)
     row["errors"] = largest(case, given, providers) if case.epilogue == RELU else {}
     return [row]
 
 
 def _relatives(key: Row) -> list[Row]:
     timings = in_turns(relatives.steps(**key), seconds=0.5)
-    return [{**key, "timings": {name: asdict(timing) for name, timing in timings.items()}}]
+    return [{**key, "timings": plain(timings)}]
 
 
 def _networks(quick: bool) -> list[Row]:
@@ -108,7 +143,7 @@ def _networks(quick: bool) -> list[Row]:
 
 def _network(key: Row) -> list[Row]:
     timings = in_turns(networks.steps(**key), seconds=4.0)
-    row = {**key, "timings": {name: asdict(timing) for name, timing in timings.items()}}
+    row = {**key, "timings": plain(timings)}
     if key["mode"] == "training" and key["order"] == FIRST:
         sizes = key["depth"], key["batch"], key["pixels"]
         row["peak_megabytes"] = {name: networks.peak_megabytes(name, *sizes) for name in timings}
@@ -117,15 +152,15 @@ def _network(key: Row) -> list[Row]:
 
 def _folding(key: Row, compiles: bool) -> list[Row]:
     timings = in_turns(folding.steps(**key, compiles=compiles), seconds=4.0)
-    return [{**key, "timings": {name: asdict(timing) for name, timing in timings.items()}}]
+    return [{**key, "timings": plain(timings)}]
 
 
 def _studies(key: Row) -> list[Row]:
     if key["what"] == studies.GRID:
-        once = {name: Timing(median, median, median, 1) for name, median in studies.grids(key["size"]).items()}
-        return [{**key, "timings": {name: asdict(timing) for name, timing in once.items()}}]
+        once = {name: summed_up([found]) for name, found in studies.grids(key["size"]).items()}
+        return [{**key, "timings": plain(once)}]
     timings = in_turns(studies.steps(key["size"]), seconds=2.0)
-    return [{**key, "timings": {name: asdict(timing) for name, timing in timings.items()}}]
+    return [{**key, "timings": plain(timings)}]
 
 
 def _peer(environment: dict[str, str], framework: str, python: str, quick: bool) -> list[Row]:

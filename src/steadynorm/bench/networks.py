@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 import steadynorm as sn
 
-from .cases import FIRST, INFERENCE, LAST
+from .cases import INFERENCE, LAST
+from .processes import ask
 from .providers import OURS, TORCH, Step
 
 NONE = "no BN"
@@ -47,13 +43,8 @@ def step(variant: str, depth: int, batch: int, pixels: int, order: str, mode: st
 
 def peak_megabytes(variant: str, depth: int, batch: int, pixels: int) -> float | None:
     """Largest resident memory of a fresh process that does two training steps; None where only Linux would know."""
-    if sys.platform != "linux":
-        return None
-    told = json.dumps([variant, depth, batch, pixels])
-    done = subprocess.run(
-        [sys.executable, "-m", "steadynorm.bench.networks", told], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
+    told = ask({"what": "peak", "variant": variant, "depth": depth, "batch": batch, "pixels": pixels})
+    return told["peak_megabytes"]
 
 
 class ResNet(nn.Module):
@@ -62,7 +53,7 @@ class ResNet(nn.Module):
     def __init__(self, depth: int, variant: str) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.norm = _norm(variant, 64, relu=True)
+        self.norm = norm(variant, 64, relu=True)
         self.pool = nn.MaxPool2d(3, 2, 1)
         expansion = 4 if depth == 50 else 1
         blocks, channels = [], 64
@@ -87,15 +78,15 @@ class _Block(nn.Module):
         layers: list[nn.Module] = []
         for into, outof, kernel in sizes:
             step = stride if kernel == 3 else 1
-            layers += [nn.Conv2d(into, outof, kernel, step, kernel // 2, bias=False), _norm(variant, outof, relu=True)]
+            layers += [nn.Conv2d(into, outof, kernel, step, kernel // 2, bias=False), norm(variant, outof, relu=True)]
         last = 1 if expansion > 1 else 3
         layers.append(nn.Conv2d(width, out, last, 1, last // 2, bias=False))
         self.body = nn.Sequential(*layers)
-        self.norm = _norm(variant, out, relu=True)
+        self.norm = norm(variant, out, relu=True)
         self.short = nn.Identity()
         if stride > 1 or channels != out:
             conv = nn.Conv2d(channels, out, 1, stride, bias=False)
-            self.short = nn.Sequential(conv, _norm(variant, out, relu=False))
+            self.short = nn.Sequential(conv, norm(variant, out, relu=False))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.body(x), residual=self.short(x))
@@ -115,17 +106,8 @@ class _Torch(nn.Module):
         return torch.relu_(y) if self.relu else y
 
 
-def _norm(variant: str, channels: int, relu: bool) -> nn.Module:
+def norm(variant: str, channels: int, relu: bool) -> nn.Module:
+    """A normalization, called with `residual=`: ours, or torch's followed by `y + residual` and ReLU in place."""
     if variant == OURS:
         return sn.BatchNorm2d(channels, activation="relu" if relu else None)
     return _Torch(nn.BatchNorm2d(channels) if variant == TORCH else nn.Identity(), relu)
-
-
-if __name__ == "__main__":
-    sn.runtime.keep_freed_memory()
-    variant, depth, batch, pixels = json.loads(sys.argv[1])
-    run = step(variant, depth, batch, pixels, FIRST, "training")
-    run()
-    run()
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    print(next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")))

@@ -12,8 +12,10 @@ from .folding import FOLDED
 from .providers import OURS, TORCH
 from .timing import Timing
 
-FORMAT, VERSION = "steadynorm-benchmark", 1
+FORMAT, VERSION = "steadynorm-benchmark", 2
 REMEDY = "Choose another --out, or delete that file."
+DIGITS = 6
+"""Significant digits of a number in the file."""
 Row = dict[str, Any]
 
 _TIMED = {"order": str, "mode": str, "timings": dict}
@@ -24,6 +26,14 @@ _COLUMNS: dict[str, dict[str, Any]] = {
     "relatives": {"shape": list, "order": str, "timings": dict},
     "studies": {"what": str, "size": int, "timings": dict},
     "folding": {"network": str, "batch": int, "pixels": int, "order": str, "timings": dict},
+    "cold": {
+        **{"shape": list, "epilogue": str, "count": int, "megabytes": float, "moved_megabytes": float},
+        **{"copy_gb_s": float, "autograd_ms": float, **_TIMED},
+    },
+    "small": {"shape": list, "epilogue": str, "mode": str, "timings": dict},
+    "fresh": {"what": str, "timings": dict, "resident_megabytes": dict, "peak_megabytes": dict},
+    "exactness": {"shape": list, "order": str, "mean": float, "largest": dict, "errors": dict},
+    "install": {"what": str, "seconds": float},
     "peers": {"framework": str, "shape": list, "mode": str, "median": (float, type(None))},
 }
 """What every row has, and of which type."""
@@ -36,16 +46,25 @@ class Benchmark:
     """Rows of plain values: what was timed, and by provider milliseconds and errors."""
 
     environment: dict[str, str]
+    cold: list[Row] = field(default_factory=list)
+    small: list[Row] = field(default_factory=list)
     cases: list[Row] = field(default_factory=list)
+    fresh: list[Row] = field(default_factory=list)
     networks: list[Row] = field(default_factory=list)
-    peers: list[Row] = field(default_factory=list)
+    exactness: list[Row] = field(default_factory=list)
     relatives: list[Row] = field(default_factory=list)
     folding: list[Row] = field(default_factory=list)
     studies: list[Row] = field(default_factory=list)
+    install: list[Row] = field(default_factory=list)
+    peers: list[Row] = field(default_factory=list)
 
     def encode(self) -> bytes:
-        """The content of its file."""
-        return (json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1) + "\n").encode()
+        """The content of its file: one row a line, numbers with `DIGITS` significant digits."""
+        parts = {"format": json.dumps(FORMAT), "version": json.dumps(VERSION)}
+        for name, value in _short(asdict(self)).items():
+            lines = ",\n".join(json.dumps(row, allow_nan=False) for row in value) if isinstance(value, list) else ""
+            parts[name] = f"[\n{lines}\n]" if lines else json.dumps(value)
+        return ("{\n" + ",\n".join(f"{json.dumps(name)}: {text}" for name, text in parts.items()) + "\n}\n").encode()
 
 
 def open_benchmark(path: Path, settings: dict[str, str]) -> Benchmark:
@@ -94,6 +113,15 @@ def read(path: Path) -> Benchmark | None:
     except (TypeError, ValueError) as error:
         raise RecordError(f"{path} is damaged: {error}. {REMEDY}") from error
     return benchmark
+
+
+def _short(value: Any) -> Any:
+    """`value` with the numbers in it rounded."""
+    if isinstance(value, dict):
+        return {name: _short(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_short(inner) for inner in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
 def _check(benchmark: Benchmark) -> None:

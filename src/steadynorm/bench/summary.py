@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from .cases import INFERENCE, LAST, RELU, TRAINING
 from .jobs import CNN_WITH, CNN_WITHOUT, COPY
 from .networks import NONE
-from .providers import OURS, TORCH
+from .providers import IN_PLACE, OURS, TORCH
 from .record import Benchmark
 from .studies import CNN
+from .timing import UNSTEADY, Timing
 
 HEADER = ("order", "dtype", "epilogue", "mode", "peer", "times as fast", "worst", "cases")
 NETWORK_HEADER = ("network", "order", "mode", "no BN, ms", "ours", "torch", "costs", "torch's", "peak MB")
 BIG = 50.0
 """Megabytes from which on no cache holds a tensor."""
+AS_FAST = 0.95
+"""What a comparison must reach to count as no slower, as a run differs from the next."""
+
+
+class Comparison(NamedTuple):
+    """A case beside a peer: how many times as fast as the peer ours is."""
+
+    ratio: float
+    shape: tuple[int, ...]
+    order: str
+    dtype: str
+    epilogue: str
+    mode: str
+    peer: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.shape}, {self.order}, {self.dtype}, {self.epilogue}, {self.mode}: {self.ratio:.2f} of {self.peer}"
+        )
 
 
 def ratios(row: dict[str, Any]) -> dict[str, float]:
@@ -28,17 +48,47 @@ def ratios(row: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def comparisons(benchmark: Benchmark) -> list[Comparison]:
+    """Every case of the grid beside every peer that was timed with it."""
+    return [
+        Comparison(ratio, tuple(row["shape"]), row["order"], row["dtype"], row["epilogue"], row["mode"], peer)
+        for row in benchmark.cases
+        for peer, ratio in ratios(row).items()
+    ]
+
+
+def slower(benchmark: Benchmark, below: float = AS_FAST) -> list[Comparison]:
+    """The comparisons whose ratio is below `below`, the worst first."""
+    return sorted(found for found in comparisons(benchmark) if found.ratio < below)
+
+
+def unsteady(benchmark: Benchmark) -> list[str]:
+    """The grid's timings that something else disturbed, see `timing.UNSTEADY`, each with its range."""
+    lines = []
+    for row in benchmark.cases:
+        for name, values in row["timings"].items():
+            timing = Timing(**values)
+            if timing.spread > UNSTEADY and name != COPY:
+                where = f"{tuple(row['shape'])}, {row['order']}, {row['dtype']}, {row['epilogue']}, {row['mode']}"
+                lines.append(f"{where}, {name}: {timing.median:.3g} ms ({timing.low:.3g} to {timing.high:.3g})")
+    return lines
+
+
 def groups(benchmark: Benchmark) -> list[tuple[str, ...]]:
     """Geometric mean and worst of the ratios over the shapes, for everything else fixed."""
-    found: dict[tuple[str, ...], list[float]] = {}
-    for row in benchmark.cases:
-        for peer, ratio in ratios(row).items():
-            found.setdefault((row["order"], row["dtype"], row["epilogue"], row["mode"], peer), []).append(ratio)
-    for key, values in _against_frameworks(benchmark).items():
-        found[key] = values
     return [
-        (*key, f"{geometric_mean(values):.2f}", f"{min(values):.2f}", str(len(values))) for key, values in found.items()
+        (*key, f"{geometric_mean(values):.2f}", f"{min(values):.2f}", str(len(values)))
+        for key, values in grouped(benchmark).items()
     ]
+
+
+def grouped(benchmark: Benchmark, shapes: list[tuple[int, ...]] | None = None) -> dict[tuple[str, ...], list[float]]:
+    """The ratios of `shapes`, or of all, by order, dtype, epilogue, mode and peer; other frameworks too."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for each in comparisons(benchmark):
+        if shapes is None or each.shape in shapes:
+            found.setdefault((each.order, each.dtype, each.epilogue, each.mode, each.peer), []).append(each.ratio)
+    return found | _against_frameworks(benchmark)
 
 
 def _against_frameworks(benchmark: Benchmark) -> dict[tuple[str, ...], list[float]]:
@@ -56,37 +106,44 @@ def _against_frameworks(benchmark: Benchmark) -> dict[tuple[str, ...], list[floa
     return found
 
 
-def shares_of_memory_speed(benchmark: Benchmark) -> list[str]:
-    """Of tensors that no cache holds, float32 with ReLU: the time their bytes need, over ours."""
-    lines = []
-    for row in benchmark.cases:
-        if row["megabytes"] < BIG or row["dtype"] != "float32" or row["epilogue"] != RELU or row["mode"] == INFERENCE:
-            continue
-        share = row["floor_ms"] / row["timings"][OURS]["median"]
-        lines.append(f"{tuple(row['shape'])}, {row['order']}, {row['mode']}: {share:.2f} of the memory's speed")
-    return lines
+def shares_of_memory_speed(benchmark: Benchmark) -> list[tuple[str, float]]:
+    """Of tensors that no cache holds, float32 with ReLU in training: the time their bytes need, over ours."""
+    return [
+        (
+            f"{tuple(row['shape'])}, {row['order']}, {row['mode']}",
+            row["floor_ms"] / row["timings"][OURS]["median"],
+        )
+        for row in benchmark.cases
+        if (row["dtype"], row["epilogue"]) == ("float32", RELU) and row["mode"] != INFERENCE and row["megabytes"] >= BIG
+    ]
 
 
 def worse_errors(benchmark: Benchmark) -> list[str]:
     """Cases where our largest error is above torch's."""
-    lines = []
-    for row in benchmark.cases:
-        errors = row["errors"]
-        if not errors:
-            continue
-        for name, error in errors[OURS].items():
-            theirs = errors["torch"][name]
-            if error > theirs:
-                where = f"{tuple(row['shape'])}, {row['order']}, {row['dtype']}, {row['mode']}"
-                lines.append(f"{where}: {name} {error:.1e}, torch's {theirs:.1e}")
-    return lines
+    return [
+        f"{where}: {name} {ours:.1e}, torch's {theirs:.1e}"
+        for where, name, ours, theirs in errors(benchmark)
+        if ours > theirs
+    ]
+
+
+def errors(benchmark: Benchmark) -> list[tuple[str, str, float, float]]:
+    """Case, tensor, and the largest errors of ours and of torch's, over the tensor's largest value."""
+    return [
+        (
+            f"{tuple(row['shape'])}, {row['order']}, {row['dtype']}, {row['mode']}",
+            *(name, error, row["errors"][TORCH][name]),
+        )
+        for row in benchmark.cases
+        for name, error in row["errors"].get(OURS, {}).items()
+    ]
 
 
 def networks(benchmark: Benchmark) -> list[tuple[str, ...]]:
     """Milliseconds a step, what normalization adds to the network without it, and peak memory, ours and torch's."""
     result = []
     for row in benchmark.networks:
-        none, ours, theirs = (row["timings"][name]["median"] for name in (NONE, OURS, "torch"))
+        none, ours, theirs = (row["timings"][name]["median"] for name in (NONE, OURS, TORCH))
         peaks = row.get("peak_megabytes")
         result.append(
             (
@@ -149,7 +206,21 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def bars(benchmark: Benchmark, order: str) -> tuple[list[str], list[float], list[float]]:
+class Bar(NamedTuple):
+    """A shape's ratio to a peer in the picture.
+
+    Attributes:
+        low, high: the quartiles of one over those of the other.
+        steady: whether neither timing was disturbed, see `timing.UNSTEADY`.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    steady: bool
+
+
+def bars(benchmark: Benchmark, order: str) -> tuple[list[str], list[Bar], list[Bar]]:
     """Labels, times as fast as torch, and as torch in place: float32, ReLU, forward+backward, shape by shape."""
     rows = [
         row
@@ -157,4 +228,10 @@ def bars(benchmark: Benchmark, order: str) -> tuple[list[str], list[float], list
         if (row["order"], row["dtype"], row["epilogue"], row["mode"]) == (order, "float32", RELU, TRAINING)
     ]
     labels = ["×".join(map(str, row["shape"])) for row in rows]
-    return labels, [ratios(row)["torch"] for row in rows], [ratios(row)["torch in place"] for row in rows]
+    return labels, [_bar(row, TORCH) for row in rows], [_bar(row, IN_PLACE) for row in rows]
+
+
+def _bar(row: dict[str, Any], peer: str) -> Bar:
+    ours, theirs = (Timing(**row["timings"][name]) for name in (OURS, peer))
+    steady = max(ours.spread, theirs.spread) <= UNSTEADY
+    return Bar(theirs.median / ours.median, theirs.low / ours.high, theirs.high / ours.low, steady)
