@@ -35,7 +35,7 @@ CHAIN = [
 BESIDE = {"cli": {"records"}, "study": {"records"}, "report": {"records"}, "bench": {"reference"}}
 """What else a part may import: `records` and `reference` stand beside the chain, and import `errors` and nothing."""
 
-OWNERS = {"numba": "kernels/numba_cpu", "triton": "kernels/triton_gpu"}
+OWNERS = {"triton": "kernels/triton_gpu"}
 """Packages that only files of these names may import."""
 
 PARTS = set().union(*CHAIN, {"records", "reference"})
@@ -44,7 +44,7 @@ USERS = {"cli", "study", "bench"}
 """Who may use the public names of `steadynorm` itself, as a user does."""
 
 WITHOUT_TORCH = {"report", "records", "errors", "reference"}
-LIGHT = "numba triton matplotlib plotly sklearn click rich jinja2 PIL pooch".split()
+LIGHT = "triton matplotlib plotly sklearn click rich jinja2 PIL pooch".split()
 """Packages that `import steadynorm` must not bring."""
 
 
@@ -134,8 +134,8 @@ def test_imports_go_one_way(file: Path) -> None:
         ("nn/sync.py", "from .. import reference"),
         ("__init__.py", "from . import reference"),
         ("__init__.py", "from .cli import main"),
-        ("kernels/eager.py", "import numba"),
-        ("kernels/triton_gpu.py", "from numba import njit"),
+        ("kernels/eager.py", "import triton"),
+        ("kernels/cpu/threads.py", "from triton import jit"),
         ("study/run.py", "import triton.language as tl"),
         ("kernels/__init__.py", "try:\n    import triton\nexcept ImportError:\n    pass"),
     ],
@@ -150,8 +150,7 @@ def test_forbidden_imports_are_caught(path: str, source: str) -> None:
         ("__init__.py", "from . import functional, nn\nfrom .moments import Moments"),
         ("nn/batchnorm.py", "from ..functional import batch_norm\nfrom ..errors import SteadynormError\nimport torch"),
         ("nn/__init__.py", "from .batchnorm import BatchNorm1d\nfrom . import batchnorm"),
-        ("kernels/numba_cpu.py", "import numba\nfrom . import Apply\nfrom ..moments import Moments"),
-        ("kernels/numba_cpu_last.py", "from numba import njit"),
+        ("kernels/cpu.py", "from . import Apply\nfrom ..moments import Moments"),
         ("kernels/triton_gpu.py", "import triton\nimport triton.language as tl"),
         ("cli/studies.py", "from ..study.study import run\nfrom .. import records, __version__"),
         (

@@ -41,7 +41,7 @@ def test_freed_memory_stays_where_it_is_kept() -> None:
 
 def test_report_without_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "compiled", without_core)
-    assert runtime.report()["kernels"] == "none compiled: torch's own operators serve"
+    assert runtime.report()["kernels"].startswith("not compiled")
 
 
 def test_env_says_what_kernels_run_on() -> None:
@@ -49,7 +49,6 @@ def test_env_says_what_kernels_run_on() -> None:
         [sys.executable, "-m", "steadynorm.cli", "env"], capture_output=True, check=True, text=True
     ).stdout
     found = dict(line.split("  ", maxsplit=1) for line in done.splitlines())
-    assert found["kernels"].strip().startswith("numba ")
-    assert "steadynorm" in found["compiled kernels"]
+    assert found["kernels"].strip().startswith("compiled, ")
     if sys.platform == "linux":
         assert found["freed memory"].strip().startswith("kept")

@@ -35,18 +35,17 @@ def keep_freed_memory() -> bool:
 
 
 def report() -> dict[str, str]:
-    """What `steadynorm env` says beside versions: kernels, the pool they run on, where they are kept, and memory."""
+    """What `steadynorm env` says beside versions: kernels, what they run on, and memory."""
     from .kernels import compiled
 
     core = compiled()
     if core is None:
-        kernels = {"kernels": "none compiled: torch's own operators serve"}
+        kernels = "not compiled when this was installed, for want of a C compiler: torch's own operators serve"
     else:
-        kernels = {
-            "kernels": f"numba {core.numba_version()}, on {core.pool()}",
-            "compiled kernels": str(core.cache_folder()),
-        }
+        kernels = (
+            f"compiled, {core.instruction_set()} of {', '.join(core.instruction_sets())}, on {core.threads.pool()}"
+        )
     return {
-        **kernels,
+        "kernels": kernels,
         "freed memory": "kept (steadynorm.runtime.keep_freed_memory)" if _kept else "returned to the system",
     }

@@ -22,9 +22,11 @@ from ..support.setups import (
     Setup,
     both_passes,
     check_gradients,
+    core,
+    cpu,
     draw,
     eager,
-    numba_cpu,
+    instructions,
     own_statistics,
     reference_backward,
     reference_forward,
@@ -35,11 +37,17 @@ from ..support.setups import (
 )
 from ..support.tolerance import as_array, check
 
+BACKENDS = [None, *((name, 1) for name in core.instruction_sets()), (core.instruction_set(), 2)]
 
-@pytest.fixture(params=[None, 1, 2], ids=["eager", "numba_cpu, 1 thread", "numba_cpu, 2 threads"])
+
+@pytest.fixture(params=BACKENDS, ids=["eager", *(f"{name}, {number} threads" for name, number in BACKENDS[1:])])
 def backend(request: pytest.FixtureRequest) -> Iterator[Canonical]:
-    with threads(request.param or torch.get_num_threads()):
-        yield numba_cpu if request.param else eager
+    if request.param is None:
+        yield eager
+        return
+    name, number = request.param
+    with threads(number), instructions(name):
+        yield cpu
 
 
 @pytest.fixture(params=[*SETUPS, *WALKS], ids=lambda setup: setup.name)

@@ -47,7 +47,9 @@ SETUPS = [
     Setup("relu", "relu", residual=True),
     Setup("relu, own", "relu", affine="own"),
     Setup("leaky_relu", "leaky_relu", residual=True, masked=True),
+    Setup("relu6", "relu6", residual=True),
     Setup("silu", "silu", affine="own", residual=True),
+    Setup("hardswish", "hardswish", residual=True, affine="own"),
     Setup("gelu", "gelu", masked=True, residual=True, affine="own", channels_last=True),
     Setup("sigmoid", "sigmoid", affine="own", residual=True),
     Setup("tanh", "tanh", residual=True, masked=True, affine="own"),
@@ -60,26 +62,32 @@ SETUPS = [
 
 WALKS = [
     Setup("runs, several channels a tile", "relu", affine="own", residual=True, masked=True, shape=(2, 3, 41, 131)),
+    Setup("runs, short", "relu6", residual=True, shape=(2, 5, 67, 17)),
     Setup("runs, in pieces", "relu", shape=(1, 2, 3, 9001)),
     Setup("runs, in pieces, parts", "leaky_relu", residual=True, masked=True, shape=(1, 3, 2, 50021)),
     Setup("runs, parts", "relu", mean=1e3, shape=(1, 67, 3, 1009)),
+    Setup("runs, masked", "relu", masked=True, shape=(1, 5, 3, 121)),
     Setup("runs, smooth", "silu", residual=True, shape=(2, 19, 5, 103)),
     Setup("runs, float64", masked=True, dtype=DOUBLE, shape=(2, 3, 5, 101)),
     Setup("runs, bfloat16", "relu", residual=True, dtype=torch.bfloat16, shape=(1, 5, 7, 1003)),
+    Setup("columns, narrower than a vector", "relu", residual=True, masked=True, shape=(2, 2, 1, 3)),
     Setup("columns, short period", "relu", shape=(1, 51, 5, 7)),
     Setup("columns, short period, masked", "relu", residual=True, masked=True, shape=(2, 51, 5, 7)),
     Setup("columns, short period, channels last", "relu", channels_last=True, shape=(2, 5, 37, 29)),
+    Setup("columns, short period, channels last, masked", masked=True, channels_last=True, shape=(2, 67, 5, 29)),
     Setup("columns, short period, parts", "relu", residual=True, channels_last=True, shape=(1, 9, 29, 773)),
     Setup("columns, one channel", "relu", shape=(2, 37, 1, 13)),
     Setup("columns, one position", "relu", affine="own", shape=(2, 19, 1031, 1)),
-    Setup("columns, tiles", "relu", affine="own", residual=True, masked=True, shape=(2, 19, 41, 37)),
-    Setup("columns, tiles, parts", "relu", mean=1e3, shape=(1, 150, 41, 37)),
+    Setup("columns, one position, masked", "relu", masked=True, residual=True, shape=(1, 67, 103, 1)),
+    Setup("columns, tiles", "hardswish", affine="own", residual=True, masked=True, shape=(2, 19, 141, 11)),
+    Setup("columns, tiles, parts", "relu", mean=1e3, shape=(1, 450, 141, 11)),
     Setup(
         "columns, tiles, channels last", "relu", masked=True, residual=True, channels_last=True, shape=(2, 7, 1027, 3)
     ),
-    Setup("columns, tiles, last, parts", "relu", affine="own", channels_last=True, shape=(1, 2, 1030, 67)),
+    Setup("columns, tiles, last, parts", "relu", affine="own", channels_last=True, shape=(1, 2, 1030, 167)),
+    Setup("columns, float16", "relu", channels_last=True, dtype=torch.float16, shape=(1, 3, 100, 59)),
 ]
-"""Shapes that reach every way to walk over memory which `numba_cpu.tiling` knows."""
+"""Shapes that reach every way to walk over memory which kernels/cpu/core/plan.c knows."""
 
 
 class Canonical:
@@ -114,7 +122,9 @@ class Canonical:
 
 core = kernels.compiled()
 assert core is not None, "there is no compiled core to test"
-eager, numba_cpu = Canonical(plain_torch), Canonical(core)
+core: Any = kernels.compiled()
+"""The compiled core's module, which tests of the kernels need."""
+eager, cpu = Canonical(plain_torch), Canonical(core)
 
 
 class Inputs(NamedTuple):
@@ -150,6 +160,17 @@ def draw(setup: Setup) -> Inputs:
 def in_order(values: Tensor, channels_last: bool) -> Tensor:
     """The same values, dense, in one memory order or the other."""
     return values.transpose(2, 3).contiguous().transpose(2, 3) if channels_last else values.contiguous()
+
+
+@contextmanager
+def instructions(name: str) -> Iterator[None]:
+    """The core by one instruction set."""
+    before = core.instruction_set()
+    core.use_instruction_set(name)
+    try:
+        yield
+    finally:
+        core.use_instruction_set(before)
 
 
 @contextmanager

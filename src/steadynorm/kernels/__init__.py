@@ -89,8 +89,6 @@ def core_for(x: Tensor, activation: str | None) -> ModuleType | None:
     """The compiled core, where it is there and serves data like x, which has memory."""
     if not x.is_cpu or x.dtype not in COMPILED or x.numel() == 0:
         return None
-    if activation in ("relu6", "hardswish"):
-        return None
     return compiled()
 
 
@@ -98,10 +96,10 @@ def core_for(x: Tensor, activation: str | None) -> ModuleType | None:
 def compiled() -> ModuleType | None:
     """The compiled core, imported when it is first needed; None where it is not there."""
     try:
-        from . import numba_cpu
+        from . import cpu
     except ImportError:
         return None
-    return numba_cpu
+    return cpu
 
 
 def has_memory(*tensors: Tensor | None) -> bool:

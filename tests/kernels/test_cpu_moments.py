@@ -13,8 +13,10 @@ from torch import Tensor
 from steadynorm import reference
 from steadynorm.kernels import Apply
 
-from ..support.setups import EPS, in_order, numba_cpu
+from ..support.setups import EPS, cpu, in_order
 from ..support.tolerance import as_array, check, largest_error
+
+pytestmark = pytest.mark.usefixtures("by_every_instruction_set")
 
 PLAIN = Apply(None, None, EPS)
 
@@ -70,7 +72,7 @@ def canonical(data: Tensor, channels_last: bool) -> Tensor:
 
 def check_variance(x: Tensor, mask: Tensor | None = None) -> None:
     """Relative error of each channel's variance below 1e-6, of its mean below 1e-6 of its spread."""
-    moments = numba_cpu.moments(x, mask)
+    moments = cpu.moments(x, mask)
     expected = reference.statistics(as_array(x[0]), None if mask is None else mask[0].numpy())
     assert np.array_equal(moments.count[0].numpy(), expected.count)
     assert np.abs(moments.var[0].numpy() / expected.var - 1).max() < 1e-6
@@ -100,7 +102,7 @@ def test_constant_channel_has_no_spread(walk: str, dtype: torch.dtype) -> None:
     shape, channels_last = WALKS[walk]
     constants = torch.tensor([3.3, -1e6, 1e-3, 0.1, 7e7])[torch.arange(shape[1]) % 5].to(dtype)
     x = canonical(constants[None, :, None].expand(shape), channels_last)
-    y, moments = numba_cpu.forward(x, PLAIN)
+    y, moments = cpu.forward(x, PLAIN)
     assert not moments.m2.any()
     assert torch.equal(moments.mean[0], constants.double())
     assert not y.any()
@@ -109,13 +111,13 @@ def test_constant_channel_has_no_spread(walk: str, dtype: torch.dtype) -> None:
 def test_one_channel_of_millions() -> None:
     x = noise((1, 1, 1, 3_000_000)) + 1e4
     check_variance(x)
-    check(numba_cpu.forward(x, PLAIN)[0][0], reference.forward(as_array(x[0]), reference.Settings(eps=EPS))[0])
+    check(cpu.forward(x, PLAIN)[0][0], reference.forward(as_array(x[0]), reference.Settings(eps=EPS))[0])
 
 
 def test_thousands_of_channels_of_one_position() -> None:
     x = noise((1, 64, 4096, 1)) + torch.linspace(-1e4, 1e4, 4096)[:, None]
     check_variance(x)
-    check(numba_cpu.forward(x, PLAIN)[0][0], reference.forward(as_array(x[0]), reference.Settings(eps=EPS))[0])
+    check(cpu.forward(x, PLAIN)[0][0], reference.forward(as_array(x[0]), reference.Settings(eps=EPS))[0])
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
@@ -124,5 +126,5 @@ def test_no_less_exact_than_torch(channels_last: bool) -> None:
     data = data.contiguous(memory_format=torch.channels_last) if channels_last else data
     expected = reference.forward(as_array(data), reference.Settings(eps=EPS))[0]
     theirs = F.batch_norm(data, None, None, training=True, eps=EPS)
-    ours = numba_cpu.forward(data.flatten(2)[None], PLAIN)[0][0].unflatten(2, (112, 112))
+    ours = cpu.forward(data.flatten(2)[None], PLAIN)[0][0].unflatten(2, (112, 112))
     assert largest_error(ours, expected) <= largest_error(theirs, expected)

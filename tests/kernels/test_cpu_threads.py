@@ -10,19 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from steadynorm.kernels.numba_cpu import launching
-from steadynorm.kernels.numba_cpu import threads as pool
+from steadynorm.kernels.cpu import _core
+from steadynorm.kernels.cpu import threads as pool
 
-from ..support.setups import WALKS, Inputs, Setup, both_passes, draw, numba_cpu, same_bits, threads
+from ..support.setups import WALKS, Inputs, Setup, both_passes, cpu, draw, same_bits, threads
 
-LARGE = [setup for setup in WALKS if torch.Size(setup.shape).numel() > 2 * launching.VALUES_A_THREAD]
+pytestmark = pytest.mark.usefixtures("by_every_instruction_set")
+
+VALUES_A_THREAD = 1 << 14
+"""As in core/module.c."""
+LARGE = [setup for setup in WALKS if torch.Size(setup.shape).numel() > 2 * VALUES_A_THREAD]
 OF_A_SETUP = pytest.mark.parametrize("setup", LARGE, ids=lambda setup: setup.name)
 SHAPES = [(1, 67, 3, 1009), (1, 3, 2, 50_021), (4, 9, 29, 103)]
 
 
 def results_on(number: int, inputs: Inputs) -> list[Tensor | None]:
     with threads(number):
-        return both_passes(numba_cpu, inputs.x, inputs.dy, inputs.apply)
+        return both_passes(cpu, inputs.x, inputs.dy, inputs.apply)
 
 
 @OF_A_SETUP
@@ -33,16 +37,14 @@ def test_number_of_threads_does_not_matter(setup: Setup) -> None:
         assert same_bits(results_on(number, inputs), alone)
 
 
-@OF_A_SETUP
-def test_python_threads_where_there_is_no_openmp(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = draw(setup)
+def test_alone_where_there_is_no_openmp() -> None:
+    inputs = draw(LARGE[0])
     expected = results_on(2, inputs)
-    submitted = []
-    submit = ThreadPoolExecutor.submit
-    monkeypatch.setattr(pool, "_openmp", lambda: None)
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", lambda *a: submitted.append(a) or submit(*a))
-    assert same_bits(results_on(2, inputs), expected)
-    assert submitted
+    _core.use_threads(0)
+    try:
+        assert same_bits(results_on(2, inputs), expected)
+    finally:
+        pool.share_torchs()
 
 
 def test_from_eight_python_threads_at_once() -> None:
@@ -54,14 +56,14 @@ def test_from_eight_python_threads_at_once() -> None:
     expected = [results_on(1, inputs) for inputs in drawn]
     with threads(2), ThreadPoolExecutor(8) as callers:
         for _ in range(5):
-            results = list(callers.map(lambda i: both_passes(numba_cpu, i.x, i.dy, i.apply), drawn))
+            results = list(callers.map(lambda i: both_passes(cpu, i.x, i.dy, i.apply), drawn))
             assert all(same_bits(ours, theirs) for ours, theirs in zip(results, expected, strict=True))
 
 
 FORK = """
 import os, warnings
 import torch
-from steadynorm.kernels import Apply, numba_cpu
+from steadynorm.kernels import Apply, cpu
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(2)
@@ -69,8 +71,8 @@ x = torch.randn(67, 3, 1009)
 apply = Apply(None, None, 1e-5, x + 1, None, "relu")
 
 def both():
-    y, moments = numba_cpu.forward(x, apply)
-    grads = numba_cpu.backward(x, x, moments.mean, moments.var, apply, moments.count)
+    y, moments = cpu.forward(x, apply)
+    grads = cpu.backward(x, x, moments.mean, moments.var, apply, moments.count)
     return [t.numpy().tobytes() for t in (y, moments.mean, moments.m2, *grads)]
 
 before = both()

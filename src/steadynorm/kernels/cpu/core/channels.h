@@ -1,0 +1,245 @@
+/* What is done per channel, in float64: parameters read and written, parts merged, running statistics moved.
+   Included once per instruction set. */
+
+/* ---- vectors of any dtype ---- */
+
+static float half_to_float(uint16_t half) {
+    uint32_t bits, size = (uint32_t)(half & 0x7FFF) << 13;
+    float scaled;
+    memcpy(&scaled, &size, 4);
+    scaled *= 0x1p112f; /* exact, and right for subnormal values */
+    memcpy(&bits, &scaled, 4);
+    if (size >= 0x7C00u << 13) bits |= 0x7F800000;
+    bits |= (uint32_t)(half & 0x8000) << 16;
+    memcpy(&scaled, &bits, 4);
+    return scaled;
+}
+
+static uint16_t float_to_half(float value) {
+    uint32_t bits, size, half;
+    memcpy(&bits, &value, 4);
+    size = bits & 0x7FFFFFFF;
+    if (size >= 0x47800000) { /* 65536 */
+        half = size > 0x7F800000 ? 0x7E00 : 0x7C00;
+    } else if (size < 0x38800000) { /* below 2^-14: 0.5 ends where a subnormal half does, so that adding it rounds */
+        float small;
+        memcpy(&small, &size, 4);
+        small += 0.5f;
+        memcpy(&half, &small, 4);
+        half -= 0x3F000000;
+    } else {
+        half = (size - (112u << 23) + 0xFFF + ((size >> 13) & 1)) >> 13;
+    }
+    return (uint16_t)(half | ((bits >> 16) & 0x8000));
+}
+
+static float bfloat_to_float(uint16_t value) {
+    uint32_t bits = (uint32_t)value << 16;
+    float result;
+    memcpy(&result, &bits, 4);
+    return result;
+}
+
+static uint16_t float_to_bfloat(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    return (uint16_t)(value != value ? 0x7FC0 : (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+/* `missing` where there is no vector. */
+static void read_vector(struct vector v, int64_t group, int64_t first, int64_t number, double missing, double *values) {
+    int64_t from = group * v.step + first;
+    if (v.data == NULL) {
+        for (int64_t c = 0; c < number; c++) values[c] = missing;
+        return;
+    }
+    switch (v.dtype) {
+    case FLOAT32:
+        for (int64_t c = 0; c < number; c++) values[c] = ((const float *)v.data)[from + c];
+        break;
+    case FLOAT64:
+        for (int64_t c = 0; c < number; c++) values[c] = ((const double *)v.data)[from + c];
+        break;
+    case BFLOAT16:
+        for (int64_t c = 0; c < number; c++) values[c] = bfloat_to_float(((const uint16_t *)v.data)[from + c]);
+        break;
+    default:
+        for (int64_t c = 0; c < number; c++) values[c] = half_to_float(((const uint16_t *)v.data)[from + c]);
+    }
+}
+
+/* Of one group, from its first channel on. */
+static void write_vector(struct vector v, int64_t number, const double *values) {
+    if (v.data == NULL) return;
+    switch (v.dtype) {
+    case FLOAT32:
+        for (int64_t c = 0; c < number; c++) ((float *)v.data)[c] = (float)values[c];
+        break;
+    case FLOAT64:
+        for (int64_t c = 0; c < number; c++) ((double *)v.data)[c] = values[c];
+        break;
+    case BFLOAT16:
+        for (int64_t c = 0; c < number; c++) ((uint16_t *)v.data)[c] = float_to_bfloat((float)values[c]);
+        break;
+    default:
+        for (int64_t c = 0; c < number; c++) ((uint16_t *)v.data)[c] = float_to_half((float)values[c]);
+    }
+}
+
+/* ---- statistics of parts ---- */
+
+/* Moments of each group's parts -> of the group (Chan et al. 1983), in the order of the parts. */
+static void merge_moments(const struct call *call) {
+    const struct plan *p = &call->plan;
+    int64_t channels = call->channels;
+    for (int64_t group = 0; group < call->groups; group++) {
+        double *mean = call->mean + group * channels, *m2 = call->m2 + group * channels;
+        const double *counts = call->partial_count + group * p->parts;
+        double total = counts[0];
+        const double *part = call->partial + group * p->parts * 2 * channels;
+        memcpy(mean, part, (size_t)channels * sizeof(double));
+        memcpy(m2, part + channels, (size_t)channels * sizeof(double));
+        for (int64_t k = 1; k < p->parts; k++) {
+            const double *more_mean = part + 2 * k * channels, *more_m2 = more_mean + channels;
+            double more = counts[k], share, weight;
+            total += more;
+            share = more / (total > 1 ? total : 1);
+            weight = share * (total - more);
+            for (int64_t c = 0; c < channels; c++) {
+                double distance = more_mean[c] - mean[c];
+                /* an infinite mean stays infinite: inf - inf would be nan */
+                double merged = fabs(distance) <= DBL_MAX ? mean[c] + distance * share
+                                                          : mean[c] * (1 - share) + more_mean[c] * share;
+                m2[c] += more_m2[c] + distance * distance * weight;
+                mean[c] = merged;
+            }
+        }
+        for (int64_t c = 0; c < channels; c++) call->count[group * channels + c] = total;
+    }
+}
+
+/* Sums of each group's parts -> of the group. */
+static void merge_sums(const struct call *call) {
+    const struct plan *p = &call->plan;
+    int64_t channels = call->channels;
+    for (int64_t group = 0; group < call->groups; group++) {
+        double *sums = call->sum_dz + group * channels, *products = call->sum_dz_xhat + group * channels;
+        const double *part = call->partial + group * p->parts * 2 * channels;
+        memcpy(sums, part, (size_t)channels * sizeof(double));
+        memcpy(products, part + channels, (size_t)channels * sizeof(double));
+        for (int64_t k = 1; k < p->parts; k++)
+            for (int64_t c = 0; c < channels; c++) {
+                sums[c] += part[2 * k * channels + c];
+                products[c] += part[(2 * k + 1) * channels + c];
+            }
+    }
+}
+
+/* ---- running statistics ---- */
+
+enum { AT_ONCE = 256 }; /* channels for which there is memory on the stack */
+
+static int all_finite(const struct call *call) {
+    double worst = 0; /* nan or inf times 0 is nan, which stays */
+    for (int64_t c = 0; c < call->channels; c++) worst += call->mean[c] * 0 + call->m2[c] * 0;
+    return worst == 0;
+}
+
+/* running += momentum * (batch - running), the variance divided by n - 1; rounded once. A channel of fewer than two
+   values keeps its own. */
+static void update_running(const struct call *call) {
+    double old[AT_ONCE], keep = 1 - call->momentum;
+    if (call->count[0] <= 1) return;
+    for (int64_t first = 0; first < call->channels; first += AT_ONCE) {
+        int64_t number = least(AT_ONCE, call->channels - first), size;
+        struct vector mean = call->running_mean, var = call->running_var;
+        double share = call->momentum / (call->count[0] - 1);
+        size = mean.dtype == FLOAT64 ? 8 : mean.dtype == FLOAT32 ? 4 : 2;
+        mean.data = (char *)mean.data + first * size;
+        var.data = (char *)var.data + first * size;
+        read_vector(mean, 0, 0, number, 0, old);
+        for (int64_t c = 0; c < number; c++) old[c] = old[c] * keep + call->mean[first + c] * call->momentum;
+        write_vector(mean, number, old);
+        read_vector(var, 0, 0, number, 1, old);
+        for (int64_t c = 0; c < number; c++) old[c] = old[c] * keep + call->m2[first + c] * share;
+        write_vector(var, number, old);
+    }
+}
+
+/* ---- threads ---- */
+
+/* The next item that no thread has taken, from the last to the first if so asked; -1 when there is none.
+
+   Items taken one after the other lie far apart. In neighbouring memory, threads would wait for each other: what one
+   fetches ahead is what the other writes. */
+static int64_t take(const struct call *call, _Atomic int64_t *counter, int backwards) {
+    int64_t items = call->plan.items, lane = ceil_div(items, call->threads);
+    for (;;) {
+        int64_t turn = atomic_fetch_add(counter, 1), item;
+        if (turn >= lane * call->threads) return -1;
+        item = turn % call->threads * lane + turn / call->threads;
+        if (item < items) return backwards ? items - 1 - item : item;
+    }
+}
+
+/* Whether this thread, which finished `own` items, is the one that finished the last of all. */
+static int is_last(struct call *call, int64_t own) {
+    return own > 0 && atomic_fetch_add(&call->finished, own) + own == call->plan.items;
+}
+
+/* Until the thread that finished last has merged what all found; lets others run if that takes long. */
+static void wait_until_merged(struct call *call) {
+    for (int64_t turns = 1; atomic_load(&call->ready) == 0; turns++) {
+#if STEADYNORM_X86
+        _mm_pause();
+#endif
+        if (turns % 1024 == 0) steadynorm_give_way();
+    }
+}
+
+/* ---- the mask ---- */
+
+static int64_t real(const uint8_t *mask, int64_t number) {
+    int64_t total = 0;
+    for (int64_t j = 0; j < number; j++) total += mask[j];
+    return total;
+}
+
+/* The rows of a part of a tile. */
+struct share {
+    int64_t group, tile, part, begin, end; /* rows [begin, end) */
+    int64_t first, channels;               /* the tile's channels, of the tensor's */
+};
+
+static struct share share_of(const struct call *call, int64_t item) {
+    const struct plan *p = &call->plan;
+    struct share s;
+    s.part = item % p->parts;
+    s.tile = item / p->parts % p->tiles;
+    s.group = item / (p->parts * p->tiles);
+    s.begin = p->rows * s.part / p->parts;
+    s.end = p->rows * (s.part + 1) / p->parts;
+    s.first = s.tile * p->channels;
+    s.channels = least(p->channels, call->channels - s.first);
+    return s;
+}
+
+/* Positions of an example from a row of runs on, and how many. */
+static int64_t piece_width(const struct call *call, int64_t piece) {
+    const struct plan *p = &call->plan;
+    return piece == p->pieces - 1 ? call->length - piece * p->width : p->width;
+}
+
+/* Real values of each channel in a share. */
+static int64_t count_share(const struct call *call, const struct share *s) {
+    const struct plan *p = &call->plan;
+    int64_t first, end, whole = call->examples * call->length;
+    if (p->runs) {
+        first = s->begin / p->pieces * call->length + s->begin % p->pieces * p->width;
+        end = s->end / p->pieces * call->length + s->end % p->pieces * p->width;
+    } else {
+        first = s->begin * (p->stride / call->channels);
+        end = least(s->end * (p->stride / call->channels), whole);
+    }
+    return call->mask == NULL ? end - first : real(call->mask + s->group * whole + first, end - first);
+}

@@ -1,0 +1,64 @@
+/* How a tensor is cut into items that threads take, and items into rows.
+
+   A group's memory is (N, C, L) or, channels last, (N, L, C). Two ways to walk over it:
+   - runs: each row is of one channel, in one example (channels first, long enough L); a tile is a few channels that lie
+     one after the other, so that memory is read in order
+   - columns: each row is of several channels, a column always of the same one: a row is a whole number of periods (C
+     values channels last, C * L channels first), or, for a long period, a tile's part of one
+
+   An item is a tile's share (part) of the rows. Where a tile has one part, it is measured and normalized while it is in
+   cache. Everything depends on the shape alone, so results do not depend on the number of threads. */
+#include "core.h"
+
+enum {
+    RUN_LENGTH = 16,       /* positions from which on a row of one channel is long enough: a vector of any machine */
+    RUN_WIDTH = 2048,      /* values of one channel that are summed in float32 before float64 takes over (up to twice) */
+    PIECE = 1 << 12,       /* values of an example in a tile of runs, at least: memory is read faster in long pieces */
+    SLAB = 1 << 16,        /* values of a tile of runs, at most, if that leaves PIECE: a second reading is from cache */
+    TILES = 8,             /* tiles of runs are a multiple of it, where there are as many channels */
+    WIDTH = 512,           /* columns of a row at least, of a tensor that is large enough: fewer rows are less work */
+    NARROW = 64,           /* columns of a row at least, of any tensor that has them: some vectors */
+    FEW_ROWS = 32,         /* rows that a small tensor has nevertheless */
+    WIDEST = 1024,         /* columns of a row at most: a page of float32 */
+    SMALL = 1 << 17,       /* values that caches hold: narrow tiles, which are of one part, are as fast then */
+    PART = 1 << 15,        /* values that are worth an item of their own */
+    ROWS_OF_PART = 64,     /* rows of columns of a part, at least: sampling and merging are to be little */
+    ITEMS = 32,            /* items wanted of a tensor that is large enough */
+    COLUMN_TILE = 16       /* tiles of columns begin at multiples of so many channels */
+};
+
+struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, int64_t length, int channels_last) {
+    struct plan p = {0};
+    int64_t period, size = examples * channels * length, values;
+    p.inner = channels_last || length == 1 ? 1 : length;
+    p.runs = p.inner >= RUN_LENGTH;
+    p.pieces = 1;
+    p.channels = channels;
+    period = channels * p.inner;
+    if (p.runs) {
+        int64_t together = most(ceil_div(PIECE, length), SLAB / (examples * length)), tiles;
+        p.stride = length;
+        p.width = least(length, ceil_div(ceil_div(length, ceil_div(length, RUN_WIDTH)), 16) * 16);
+        p.pieces = length / p.width; /* the last piece takes what is left, so that none is shorter than a vector */
+        p.longest = length - (p.pieces - 1) * p.width;
+        p.rows = examples * p.pieces;
+        tiles = ceil_div(ceil_div(channels, together), TILES) * TILES; /* as much work for each of a few threads */
+        p.channels = most(1, ceil_div(channels, tiles));
+    } else if (period <= (size <= SMALL ? WIDEST / 4 : WIDEST)) {
+        p.stride = p.width = period * most(1, least(most(NARROW, least(WIDTH, size / FEW_ROWS)), size) / period);
+        p.rows = ceil_div(size, p.width);
+    } else {
+        int64_t tiles = ceil_div(period, size <= SMALL ? WIDEST / 4 : WIDEST);
+        p.channels = least(channels, ceil_div(ceil_div(channels, tiles), COLUMN_TILE) * COLUMN_TILE);
+        p.stride = period;
+        p.width = p.channels * p.inner;
+        p.rows = examples * length / p.inner;
+    }
+    p.longest = most(p.longest, p.width);
+    p.tiles = ceil_div(channels, p.channels);
+    values = p.rows * p.width * (p.runs ? p.channels : 1);
+    p.parts = groups * p.tiles >= (p.runs ? TILES : ITEMS) ? 1 : ceil_div(2 * ITEMS, groups * p.tiles);
+    p.parts = most(1, least(least(p.parts, values / PART), p.runs ? p.rows : p.rows / ROWS_OF_PART));
+    p.items = groups * p.tiles * p.parts;
+    return p;
+}
