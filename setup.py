@@ -27,7 +27,8 @@ class InParallel(build_ext):
 
         def compile_all(sources: list[str], **options: Any) -> list[str]:
             with ThreadPoolExecutor() as pool:
-                return sum(pool.map(lambda source: compile_one([source], **options), sources), [])
+                objects = pool.map(lambda source: compile_one([source], **options), sources)
+                return [name for names in objects for name in names]
 
         self.compiler.compile = compile_all
         super().build_extension(ext)

@@ -49,9 +49,9 @@ if os.environ.get(ASKED):
 
 def moments(x: Tensor, mask: Tensor | None = None, groups: int = 1) -> Moments:
     x = _dense(x)
-    statistics = _per_group(4, x, groups)
-    _forward(x, Apply(None, None, 0.0, mask=mask), groups, None, statistics)
-    return Moments(*statistics.unbind()[:3])
+    found = _moments_of(x, groups)
+    _forward(x, Apply(None, None, 0.0, mask=mask), groups, None, found)
+    return found
 
 
 def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1) -> Tensor:
@@ -63,18 +63,18 @@ def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 
 
 def forward(x: Tensor, apply: Apply, groups: int = 1) -> tuple[Tensor, Moments]:
     x = _dense(x)
-    y, statistics = torch.empty_like(x), _per_group(4, x, groups)
-    _forward(x, apply, groups, y, statistics)
-    return y, Moments(*statistics.unbind()[:3])
+    y, found = torch.empty_like(x), _moments_of(x, groups)
+    _forward(x, apply, groups, y, found)
+    return y, found
 
 
 def reduce_grad(
     dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
     x = _dense(x)
-    sums = _per_group(2, x, groups)
+    sums = _per_group(x, groups), _per_group(x, groups)
     _backward(dy, x, mean, var, apply, groups, None, None, None, sums, measures=True)
-    return sums[0], sums[1]
+    return sums
 
 
 def input_grad(
@@ -94,7 +94,7 @@ def input_grad(
         count = None
     else:
         shape = groups, x.shape[1]
-        given = torch.stack([_as_statistics(total, shape) for total in sums])
+        given = _as_statistics(sums[0], shape), _as_statistics(sums[1], shape)
     _backward(dy, x, mean, var, apply, groups, dx, dresidual, count, given, measures=False)
     return dx, dresidual
 
@@ -109,7 +109,11 @@ def backward(
     groups: int = 1,
 ) -> Gradients:
     x = _dense(x)
-    dx, dresidual, sums = torch.empty_like(x), _empty_dresidual(x, apply), _per_group(2, x, groups)
+    dx, dresidual, sums = (
+        torch.empty_like(x),
+        _empty_dresidual(x, apply),
+        (_per_group(x, groups), _per_group(x, groups)),
+    )
     _backward(dy, x, mean, var, apply, groups, dx, dresidual, count, sums, measures=True)
     return Gradients(dx, sums[1], sums[0], dresidual)
 
@@ -121,9 +125,9 @@ def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor, Te
     """`forward` of one group that moves the running statistics too, which are contiguous and of one dtype if they move.
 
     Returns:
-        y; count, mean, m2 and variance, float64 (4, C); where a residual and a piecewise linear activation are, one bit a
-        value, which says where the activation's derivative is 1, uint8, else None; and whether the moments are finite, as
-        far as running statistics move.
+        y; count, mean, m2 and variance, float64 (4, C); where a residual and a piecewise linear activation are, uint8
+        with one bit a value, which says where the activation's derivative is 1, else None; and whether the moments are
+        finite, as far as running statistics move.
     """
     weight, bias, eps, residual, mask, activation, negative_slope = apply
     mean, var = (running.mean, running.var) if running.moves else (None, None)
@@ -131,6 +135,7 @@ def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor, Te
     y = torch.empty_like(x)
     shape = _shape(x, 1, activation, negative_slope, eps)
     statistics = torch.empty((4, x.shape[1]), dtype=torch.float64)
+    first, line = statistics.data_ptr(), x.shape[1] * 8
     signs = None
     if residual is not None:
         residual = _laid_out_like(residual, x)
@@ -143,7 +148,10 @@ def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor, Te
         0 if mask is None else mask.data_ptr(),
         y.data_ptr(),
         0 if signs is None else signs.data_ptr(),
-        statistics.data_ptr(),
+        first,
+        first + line,
+        first + 2 * line,
+        first + 3 * line,
         *_NO_VECTOR,
         *_NO_VECTOR,
         *_vector(weight),
@@ -168,10 +176,12 @@ def train_backward(
     weight, bias, eps, residual, mask, activation, negative_slope = apply
     x = _dense(x)
     dy = _laid_out_like(dy, x)
+    dresidual = None if residual is None and signs is None else torch.empty_like(x)
+    if residual is not None:
+        residual = _laid_out_like(residual, x)
     if statistics.dtype is not torch.float64:  # hooks may have saved them in another
         statistics = statistics.double()
     dx = torch.empty_like(x) if wants_dx else None
-    dresidual = None if residual is None and signs is None else torch.empty_like(x)
     dweight = None if weight is None else torch.empty_like(weight)
     dbias = None if bias is None else torch.empty_like(bias)
     channels = x.shape[1]
@@ -181,7 +191,7 @@ def train_backward(
         *_shape(x, 1, activation, negative_slope, eps),
         dy.data_ptr(),
         x.data_ptr(),
-        0 if residual is None else _laid_out_like(residual, x).data_ptr(),
+        0 if residual is None else residual.data_ptr(),
         0 if mask is None else mask.data_ptr(),
         0 if signs is None else signs.data_ptr(),
         0 if dx is None else dx.data_ptr(),
@@ -192,6 +202,7 @@ def train_backward(
         *_vector(bias),
         first,
         sums.data_ptr(),
+        sums.data_ptr() + line,
         True,
         *_vector(dweight),
         *_vector(dbias),
@@ -215,7 +226,7 @@ def _forward(
     apply: Apply,
     groups: int,
     y: Tensor | None,
-    statistics: Tensor | None,
+    found: Moments | None,
     mean: Tensor | None = None,
     var: Tensor | None = None,
 ) -> None:
@@ -230,7 +241,8 @@ def _forward(
         0 if mask is None else mask.data_ptr(),
         0 if y is None else y.data_ptr(),
         0,
-        0 if statistics is None else statistics.data_ptr(),
+        *((0, 0, 0) if found is None else (found.count.data_ptr(), found.mean.data_ptr(), found.m2.data_ptr())),
+        0,
         *_vector(mean),
         *_vector(var),
         *_vector(weight),
@@ -252,7 +264,7 @@ def _backward(
     dx: Tensor | None,
     dresidual: Tensor | None,
     count: Tensor | None,
-    sums: Tensor | None,
+    sums: tuple[Tensor, Tensor] | None,
     *,
     measures: bool,
 ) -> None:
@@ -277,7 +289,7 @@ def _backward(
         *_vector(weight),
         *_vector(bias),
         0 if count is None else count.data_ptr(),
-        0 if sums is None else sums.data_ptr(),
+        *((0, 0) if sums is None else (sums[0].data_ptr(), sums[1].data_ptr())),
         measures,
         *_NO_VECTOR,
         *_NO_VECTOR,
@@ -328,8 +340,13 @@ def _as_statistics(values: Tensor, shape: tuple[int, int]) -> Tensor:
     return values.double().expand(shape).contiguous()
 
 
-def _per_group(number: int, x: Tensor, groups: int) -> Tensor:
-    return torch.empty((number, groups, x.shape[1]), dtype=torch.float64)
+def _per_group(x: Tensor, groups: int) -> Tensor:
+    return torch.empty((groups, x.shape[1]), dtype=torch.float64)
+
+
+def _moments_of(x: Tensor, groups: int) -> Moments:
+    """Memory for moments."""
+    return Moments(_per_group(x, groups), _per_group(x, groups), _per_group(x, groups))
 
 
 def _empty_dresidual(x: Tensor, apply: Apply) -> Tensor | None:

@@ -45,7 +45,8 @@ struct call {
     int64_t groups, examples, channels, length;
 
     /* statistics, float64 (groups, channels) */
-    double *count, *mean, *m2, *variance; /* forward: written if `measures` */
+    double *count, *mean, *m2;            /* forward: written if `measures`; backward: count is read */
+    double *variance;                     /* forward: m2 / count, written if it is not NULL */
     struct vector given_mean, given_var;  /* read where statistics are not measured */
     double *sum_dz, *sum_dz_xhat;         /* backward: written if `measures`, else read */
     double *partial;                      /* (groups, parts, 2, channels): what the parts of tiles found */

@@ -133,19 +133,17 @@ static PyObject *wrong_number(const char *name, int expected, Py_ssize_t got) {
     return NULL;
 }
 
-/* forward(shape..., x, residual, mask, y, signs, statistics, mean*, var*, weight*, bias*, running_mean*, running_var*,
-   momentum, guarded) -> whether the moments are finite, as far as running statistics move.
+/* forward(shape..., x, residual, mask, y, signs, count, mean, m2, variance, given mean*, given var*, weight*, bias*,
+   running_mean*, running_var*, momentum, guarded) -> whether the moments are finite, as far as running statistics move.
 
-   Addresses, 0 for none; * is address, dtype and step. statistics: float64 (4, groups, channels), written: count, mean,
-   m2, variance; 0 where mean and var are given instead. Without y, only statistics are taken. */
+   Addresses, 0 for none; * is address, dtype and step. count, mean, m2 and variance: float64 (groups, channels), written;
+   0 where mean and var are given instead. Without y, only statistics are taken. */
 static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a = {args};
     struct call call;
     int team;
-    double *statistics;
-    int64_t line;
     (void)self;
-    if (count != 36) return wrong_number("forward", 36, count);
+    if (count != 39) return wrong_number("forward", 39, count);
     memset(&call, 0, sizeof call);
     team = read_shape(&a, &call);
     call.x = address(&a);
@@ -153,8 +151,10 @@ static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count
     call.mask = address(&a);
     call.y = address(&a);
     call.signs = address(&a);
-    statistics = address(&a);
-    line = call.groups * call.channels;
+    call.count = address(&a);
+    call.mean = address(&a);
+    call.m2 = address(&a);
+    call.variance = address(&a);
     call.given_mean = vector(&a);
     call.given_var = vector(&a);
     call.weight = vector(&a);
@@ -164,31 +164,24 @@ static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count
     call.momentum = real_number(&a);
     call.guarded = (int)number(&a);
     if (PyErr_Occurred()) return NULL;
-    if (statistics != NULL) {
-        call.measures = 1;
-        call.count = statistics;
-        call.mean = statistics + line;
-        call.m2 = statistics + 2 * line;
-        call.variance = statistics + 3 * line;
-    }
+    call.measures = call.count != NULL;
     call.applies = call.y != NULL;
     read_placement(&call);
     if (run(&call, team, forward_on_thread)) return NULL;
     return PyBool_FromLong(!call.infinite);
 }
 
-/* backward(shape..., dy, x, residual, mask, signs, dx, dresidual, mean*, var*, weight*, bias*, count, sums, measures,
-   dweight*, dbias*).
+/* backward(shape..., dy, x, residual, mask, signs, dx, dresidual, mean*, var*, weight*, bias*, count, sum_dz,
+   sum_dz_xhat, measures, dweight*, dbias*).
 
-   count: float64 (groups, channels), 0 where statistics do not depend on x. sums: float64 (2, groups, channels), of dz
-   and of dz * xhat; written if `measures`, else read (or 0 with count 0). */
+   count: float64 (groups, channels), 0 where statistics do not depend on x. The sums, float64 (groups, channels), are
+   written if `measures`, else read (or 0 with count 0). */
 static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a = {args};
     struct call call;
     int team;
-    double *sums;
     (void)self;
-    if (count != 38) return wrong_number("backward", 38, count);
+    if (count != 39) return wrong_number("backward", 39, count);
     memset(&call, 0, sizeof call);
     team = read_shape(&a, &call);
     call.dy = address(&a);
@@ -203,14 +196,13 @@ static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t coun
     call.weight = vector(&a);
     call.bias = vector(&a);
     call.count = address(&a);
-    sums = address(&a);
+    call.sum_dz = address(&a);
+    call.sum_dz_xhat = address(&a);
     call.measures = (int)number(&a);
     call.dweight = vector(&a);
     call.dbias = vector(&a);
     if (PyErr_Occurred()) return NULL;
     call.varies = call.count != NULL;
-    call.sum_dz = sums;
-    call.sum_dz_xhat = sums == NULL ? NULL : sums + call.groups * call.channels;
     call.applies = call.dx != NULL || call.dresidual != NULL;
     read_placement(&call);
     if (run(&call, team, backward_on_thread)) return NULL;

@@ -449,7 +449,7 @@ static void N(forward)(struct call *call, char *scratch) {
     if (!call->measures) return;
     if (is_last(call, own)) {
         if (p->parts > 1) merge_moments(call);
-        for (int64_t c = 0; c < call->groups * channels; c++)
+        for (int64_t c = 0; call->variance != NULL && c < call->groups * channels; c++)
             call->variance[c] = call->m2[c] / (call->count[c] > 1 ? call->count[c] : 1);
         if (call->running_mean.data != NULL) {
             call->infinite = !all_finite(call);
@@ -463,7 +463,8 @@ static void N(forward)(struct call *call, char *scratch) {
         struct share s = share_of(call, item);
         int64_t place = s.group * channels + s.first;
         memcpy(w.m, call->mean + place, (size_t)s.channels * sizeof(double));
-        memcpy(w.v, call->variance + place, (size_t)s.channels * sizeof(double));
+        for (int64_t c = 0; c < s.channels; c++)
+            w.v[c] = call->m2[place + c] / (call->count[place + c] > 1 ? call->count[place + c] : 1);
         N(apply)(call, &s, &w, 1);
     }
 }
