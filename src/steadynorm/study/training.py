@@ -90,7 +90,7 @@ def fit(
     step had taken the median of all but the first; so what happens once, such as loading, does not count.
     """
     keeper = keeper or Keeper()
-    model.to(memory_format=source.memory_format)
+    model.to(memory_format=source.memory_format)  # type: ignore[call-overload]
     optimizer = OPTIMIZERS[recipe.optimizer](model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     steps = recipe.steps or recipe.epochs * source.steps_in_epoch
     progress = _Progress()
