@@ -184,7 +184,7 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 
 def test_import_is_light() -> None:
-    """After torch, it brings its own modules and parts of numpy: nothing optional or slow, no study, no command line."""
+    """After torch, it brings its own modules and parts of numpy: nothing optional, no study, no command line."""
     process = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
     brought = {name for name in json.loads(process.stdout) if name.partition(".")[0] not in sys.stdlib_module_names}
     assert {name.partition(".")[0] for name in brought} <= {"steadynorm", "numpy"}
