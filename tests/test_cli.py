@@ -28,8 +28,20 @@ def steadynorm(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess
     )
 
 
-def test_study_then_report(tmp_path: Path) -> None:
-    """The default place, a verdict and a table, a page, pictures and numbers; then drawn again from the runs alone."""
+def drawn_again(patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str | Path, cwd: Path) -> str:
+    """What `steadynorm report` prints, in this process: one more takes seconds to begin."""
+    patch.chdir(cwd)
+    patch.setenv("COLUMNS", "90")
+    capsys.readouterr()
+    assert command.steadynorm(patch, "report", str(out)) == 0
+    return capsys.readouterr().out
+
+
+def test_study_then_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The default place, a verdict and a table, a page, pictures and numbers; then drawn again from the runs alone.
+
+    Another study in that folder is refused, and changes nothing.
+    """
     done = steadynorm("study", "--preset", "smoke", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^(supported|contradicted|undecided): test accuracy, with BN − without: [+−]", done.stdout, re.M)
@@ -43,11 +55,14 @@ def test_study_then_report(tmp_path: Path) -> None:
     assert kept == "steadynorm study cnn --preset smoke --out runs/cnn-smoke"
     for path in (out / "report.html", out / "evidence.json"):
         path.unlink()
-    again = steadynorm("report", out, cwd=tmp_path)
-    assert again.returncode == 0
+    again = drawn_again(monkeypatch, capsys, out, tmp_path)
     assert "4 of 4 runs\n" in done.stdout
-    assert done.stdout.splitlines()[-20:-1] == again.stdout.splitlines()[-20:-1]
+    assert done.stdout.splitlines()[-20:-1] == again.splitlines()[-20:-1]
     assert (out / "report.html").stat().st_size > 10_000
+    before = {path: path.read_bytes() for path in out.rglob("*.json")}
+    assert command.steadynorm(monkeypatch, "study", "--preset", "smoke", "--seeds", "3", "--out", str(out)) == 2
+    assert "holds a study with other settings (4 runs, now 6)" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*.json")} == before
 
 
 def test_several_studies_make_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,10 +82,9 @@ def test_several_studies_make_one_report(tmp_path: Path, monkeypatch: pytest.Mon
     assert [path.name for path in (tmp_path / "quick").iterdir()] == ["evidence.json"]
 
 
-def test_claims_are_listed(tmp_path: Path) -> None:
-    done = steadynorm("study", "--list", cwd=tmp_path)
-    assert done.returncode == 0
-    assert done.stdout.startswith(
+def test_claims_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.steadynorm(monkeypatch, "study", "--list") == 0
+    assert capsys.readouterr().out.startswith(
         "cnn               Does batch normalization make a small CNN learn faster and better?\n"
     )
 
@@ -90,16 +104,17 @@ def loaders():
 """
 
 
-def test_compare_then_report(tmp_path: Path) -> None:
+def test_compare_then_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The user's own network and data, from modules in the current folder, in other processes."""
     (tmp_path / "mine.py").write_text(MODELS)
     options = ("--norms", "batch,none", "--epochs", "2", "--seeds", "2", "--jobs", "2", "--out", "o")
     done = steadynorm("compare", "mine:build", "--data", "mine:loaders", *options, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Is batch better than none?" in done.stdout
-    again = steadynorm("report", "o", cwd=tmp_path)
-    assert again.returncode == 0
-    assert done.stdout.endswith(again.stdout)
+    again = drawn_again(monkeypatch, capsys, "o", tmp_path)
+    assert again and done.stdout.endswith(again)
     assert "the user's own; runs: 4 finished, over 2 seeds" in done.stdout
     kept = records.read(tmp_path / "o" / "study.json", records.Study).command
     assert kept.startswith("steadynorm compare mine:build --data mine:loaders --norms batch,none --epochs 2")
@@ -162,16 +177,9 @@ def test_bad_input_to_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_study_in_the_folder_is_kept(tmp_path: Path) -> None:
-    assert steadynorm("study", "--preset", "smoke", "--seeds", "1", "--out", "o", cwd=tmp_path).returncode == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "o").rglob("*.json")}
-    done = steadynorm("study", "--preset", "smoke", "--seeds", "2", "--out", "o", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "holds a study with other settings (2 runs, now 4)" in done.stderr
-    assert {path: path.read_bytes() for path in (tmp_path / "o").rglob("*.json")} == before
-
-
-def test_interrupt_keeps_finished_runs_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_interrupt_keeps_finished_runs_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ctrl-C after the first run: it is kept, its report can be drawn, and the same command finishes the study."""
     arguments = ["study", "--preset", "smoke", "--seeds", "1", "--jobs", "1", "--out", "o"]
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background job ignores it
@@ -188,7 +196,7 @@ def test_interrupt_keeps_finished_runs_and_says_how_to_go_on(tmp_path: Path) -> 
         "steadynorm: interrupted; 1 of 2 runs are finished and kept in o. The same command goes on; "
         "`steadynorm report o` draws what there is.\n"
     )
-    assert steadynorm("report", "o", cwd=tmp_path).returncode == 0
+    drawn_again(monkeypatch, capsys, "o", tmp_path)
     evidence = records.read(tmp_path / "o" / "evidence.json", records.Evidence)
     assert evidence.sections[0].runs == {"finished": 1, "diverged": 0, "crashed": 0, "missing": 1}
     (kept,) = (tmp_path / "o").glob("runs/*/*.json")

@@ -75,13 +75,13 @@ def found() -> dict[str, Failure]:
 
 @pytest.mark.parametrize("where", ["forward", "backward", "compiled", "dead"])
 def test_says_where(where: str, found: dict[str, Failure]) -> None:
-    """Some seconds more than the timeout, for a machine that is busy; torch's default is half an hour."""
+    """Within a minute more than the timeout, however busy the machine is; torch's default is half an hour."""
     message, kind, seconds = found[where]
     assert kind == "steadynorm.errors.SynchronizationError"
     assert message.startswith("SyncBatchNorm(num_features=4) at 'block.1': the ranks could not exchange their stat")
     assert "Look at the other ranks' output first" in message
     if where != "compiled":
-        assert seconds < TIMEOUT + 5
+        assert seconds < TIMEOUT + 60
 
 
 def test_a_waiting_rank_waits_for_the_timeout(found: dict[str, Failure]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -77,19 +78,26 @@ def test_agrees_in_float64(build: Build, norms: int, training: bool) -> None:
 @NETWORKS
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_no_further_from_float64_than_torch_in_float32(build: Build, norms: int, training: bool) -> None:
-    """Measured against torch's network in float64: at most twice torch's own error in float32, tensor by tensor.
+    """Against torch's network in float64, by the second smallest error of five inputs: at most twice torch's own.
 
-    Errors of a single tensor are random, torch's may be small by chance: 1e-6, eight roundings, is granted to each.
+    With about one input in ten, roundings change the sign of a value beside a ReLU's kink, or a maximum's place, and
+    then gradients by a thousand times more: whose, is luck. Four such inputs of five are one case in thousands, while a
+    layer that is less exact is so with all. Errors of a single tensor are random, torch's may be small by chance: 1e-6,
+    eight roundings, is granted to each.
     """
     theirs, ours = (model.train(training) for model in pair(build, torch.float32))
     exact = build(torch.nn.BatchNorm2d).double().train(training)
-    exact.load_state_dict(theirs.state_dict())
-    x = normal(4, 3, 64, 64, seed=1, dtype=torch.float32)
-    y, grads = gradients(exact, x.double())
-    expected = {"output": y, **grads, **{name: b for name, b in exact.named_buffers() if b.is_floating_point()}}
-    our_errors, their_errors = relative_errors(ours, expected, x), relative_errors(theirs, expected, x)
-    assert all(our_errors[name] <= 2 * their_errors[name] + 1e-6 for name in our_errors)
-    assert their_errors["output"] > 0
+    start, found = copy.deepcopy(theirs.state_dict()), []
+    for seed in range(1, 6):
+        for model in (theirs, ours, exact):
+            model.load_state_dict(start)
+        x = normal(2, 3, 64, 64, seed=seed, dtype=torch.float32)
+        y, grads = gradients(exact, x.double())
+        expected = {"output": y, **grads, **{name: b for name, b in exact.named_buffers() if b.is_floating_point()}}
+        found.append([list(relative_errors(model, expected, x).values()) for model in (ours, theirs)])
+    ours_of_all, theirs_of_all = torch.tensor(found).sort(0).values[1]
+    assert (ours_of_all <= 2 * theirs_of_all + 1e-6).all()
+    assert theirs_of_all[0] > 0  # of the output
 
 
 def test_optimizer_steps() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from steadynorm.study.data import ImageData, load
 from steadynorm.study.models import cnn
 from steadynorm.study.sources import Images, Loaders, Source
 from steadynorm.study.tools import Keeper
-from steadynorm.study.training import Recipe, evaluate, fit
+from steadynorm.study.training import OPTIMIZERS, Recipe, evaluate, fit
 
 from ..support.images import small_data
 
 BUILD = partial(cnn, 1, 28, 10)
+SLOW = pytest.mark.slow
 
 
 def trained(
@@ -147,6 +148,59 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(source: Any, at: int, 
     assert whole.series["norm"].x == [0, 3, 6, 9, 12]
 
 
+def test_images_are_learned_channels_last_and_loaders_as_they_come() -> None:
+    """A user's network may view what its convolutions give, which only the order that it was built for allows."""
+
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(1, 4, 3), nn.Linear(4 * 26 * 26, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.out(y.view(len(y), -1))
+
+    data, ours = small_data(66), BUILD(batch_norm=True)
+    fit(ours, Recipe(1e-3, 16, 1), images(data))
+    convolutions = [m for m in ours.modules() if isinstance(m, nn.Conv2d)]
+    assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
+    assert all(p.grad.stride() == p.stride() for p in ours.parameters() if p.grad is not None)
+    assert fit(Viewing(), Recipe(1e-3, 16, 1), loaders(data)).status == FINISHED
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        fit(Viewing(), Recipe(1e-3, 16, 1), images(data))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+@pytest.mark.parametrize("kind", ["contiguous", "channels last", "with gaps"])
+def test_adam_in_one_call_is_adam(name: str, kind: str) -> None:
+    """Three steps are those of torch's loop, in float64, to which weights with gaps in memory are left."""
+
+    def trained(make: Callable[..., torch.optim.Optimizer]) -> tuple[Tensor, torch.optim.Optimizer]:
+        values = torch.randn(6, 5, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        orders = {"channels last": values.to(memory_format=torch.channels_last), "with gaps": values[..., 1:]}
+        weight = nn.Parameter(orders.get(kind, values))
+        optimizer = make([weight], lr=0.1, weight_decay=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (
+                weight * torch.linspace(1, 2, weight.numel(), dtype=torch.float64).view(weight.shape)
+            ).sin().sum().backward()
+            optimizer.step()
+        return weight.detach(), optimizer
+
+    found, ours = trained(OPTIMIZERS[name])
+    expected, _ = trained({"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert ours.defaults["fused"] == (kind != "with gaps")
+
+
+def test_what_happens_once_is_not_in_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first step of 100 s and, of the other seven, one of 50 s: eight at the median's 2 s."""
+    clock = iter([0, 100, 0, 2, 0, 2, 0, 2, 0, 50, 0, 2, 0, 2, 0, 2])
+    monkeypatch.setattr("steadynorm.study.training.time.process_time", lambda: next(clock))
+    assert trained(Recipe(1e-3, 16, steps=8)).seconds == {"training": 16}
+
+
 def test_loaders_and_the_network_draw_apart() -> None:
     """What the network draws in between does not change the batches, nor do the batches what it draws."""
     data = small_data(66)
@@ -210,17 +264,17 @@ def test_evaluation_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
-    "optimizer", ["adam", pytest.param("adamw", marks=SLOW), pytest.param("sgd", marks=SLOW), "momentum"]
+    ("optimizer", "lr"),
+    [("adam", 1e-3), pytest.param("adamw", 1e-3, marks=SLOW), ("momentum", 0.02), pytest.param("sgd", 0.2, marks=SLOW)],
 )
-def test_both_networks_learn_digits(optimizer: str) -> None:
-    """Chance is 0.10; with batch normalization three epochs are enough for 0.85."""
-    lr = {"sgd": 0.2, "momentum": 0.05}.get(optimizer, 1e-3)
-    digits, recipe = load("digits"), Recipe(lr, 64, 3, optimizer=optimizer)
-    with_bn, without = (trained(recipe, digits, norm) for norm in (True, False))
-    assert with_bn.status == FINISHED
-    assert float(with_bn.values["test accuracy"] or 0) > 0.85
-    assert float(without.values["test accuracy"] or 0) > 0.3
+def test_learns_digits(optimizer: str, lr: float) -> None:
+    """Chance is 0.10; three epochs give more than 0.95, the least of eight seeds: 0.7 is far from luck's reach."""
+    outcome = trained(Recipe(lr, 64, 3, optimizer=optimizer), load("digits"))
+    assert outcome.status == FINISHED
+    assert float(outcome.values["test accuracy"] or 0) > 0.7
+
+
+def test_learns_digits_without_batch_normalization() -> None:
+    """Adam in three epochs: 0.80, the least of eight seeds. Other optimizers take longer, and how long is luck."""
+    assert float(trained(Recipe(1e-3, 64, 3), load("digits"), False).values["test accuracy"] or 0) > 0.5

@@ -2,8 +2,10 @@
 
 import pytest
 
-TORCH_JIT_WARNS = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
-"""On first use of forward-mode differentiation and of inductor."""
+TORCH_JIT_WARNS = pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script:DeprecationWarning", "ignore:`torch.jit.script:FutureWarning"
+)
+"""On first use of forward-mode differentiation and of inductor; FutureWarning from torch 2.14 on."""
 
 TREE_SPEC_WARNS = pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec:FutureWarning")
 """When an exported program is copied."""

@@ -71,6 +71,7 @@ def federate(
 
     Values and series are those of `training.fit` that are measured in eval mode, over rounds.
     """
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     test, validation = (
         [(pictures(x), y) for x, y in zip(part.images.split(500), part.labels.split(500), strict=True)]
         for part in (data.test, data.validation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..records import Effect, Figure, Line, Panel, Table
+from ..records import Effect, Figure, Line, Panel, Run, Table
 from ..records.words import estimate, interval
 from .results import Measure, Results
 
@@ -16,6 +16,13 @@ CURVES = {
 }
 SECONDS: Mapping[str, Measure] = {"processor seconds of training": lambda run: run.seconds["training"]}
 """For tables."""
+
+
+def milliseconds(run: Run) -> float:
+    """Processor time of a training step; see `training.fit`."""
+    return 1000 * run.seconds["training"] / run.series["validation loss"].x[-1]
+
+
 CAPTION = (
     "Lines are means over seeds, bands the range from the lowest to the highest; what is not finite is left out. "
     "Training figures are averages since the last evaluation, in train mode while the weights moved; validation "

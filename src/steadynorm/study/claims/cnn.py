@@ -8,7 +8,7 @@ from ...records import Cell, Run
 from ..claim import WITH, Claim, Judgement, Outcome, Preset
 from ..models import cnn
 from ..results import Results
-from ..showing import in_words, means, training_figure
+from ..showing import in_words, means, milliseconds, training_figure
 from ..sources import Images
 from ..tools import Tools
 from ..training import Recipe, fit
@@ -64,11 +64,6 @@ def roughness(run: Run) -> float:
     losses = np.array([np.nan if y is None else y for y in run.series["validation loss"].y], dtype=np.float64)
     bends = np.diff(losses, n=2)
     return float(np.sqrt(np.mean(bends**2))) if bends.size else np.nan
-
-
-def milliseconds(run: Run) -> float:
-    """Of training a step."""
-    return 1000 * run.seconds["training"] / run.series["validation loss"].x[-1]
 
 
 CLAIM = Claim(

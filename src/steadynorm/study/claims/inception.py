@@ -68,7 +68,7 @@ def alone(cell: Cell, data: ImageData, variant: Variant, seed: int, keeper: Keep
         batch_norm=variant.batch_norm,
         sigmoid=variant.sigmoid,
         dropout=0.0 if variant.changes else 0.2,
-    ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    )
     mirror = data.name == "cifar10"  # a mirrored digit is none
 
     def augment(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import nn
 
 from ...nn import BatchNorm2d, WhiteningBatchNorm
@@ -14,7 +11,7 @@ from ...records import Cell, Effect, Figure, Run
 from ..claim import Claim, Judgement, Outcome, Preset
 from ..models.norms import normalized_cnn
 from ..results import Results
-from ..showing import bars, in_words, means, training_figure
+from ..showing import bars, in_words, means, milliseconds, training_figure
 from ..sources import Images
 from ..tools import Tools
 from ..training import Recipe, fit
@@ -33,22 +30,7 @@ def run(cell: Cell, tools: Tools) -> Outcome:
     data, recipe = tools.data(), Recipe.of(cell)
     channels, size = data.train.images.shape[1:3]
     model = normalized_cnn(channels, size, data.classes, NORMS[str(cell.factors["norm"])])
-    source = Images(data, recipe.batch_size, cell.seed)
-    outcome = fit(model, recipe, source, tools.keeper)
-    outcome.seconds["a step"] = seconds_a_step(model, source)
-    return outcome
-
-
-def seconds_a_step(model: nn.Module, source: Images, repeats: int = 15) -> float:
-    """Median processor time of forward and backward: other processes on the machine do not count."""
-    model.train()
-    found = []
-    for step in range(repeats):
-        x, labels = source.batch(step % source.steps_in_epoch)
-        begin = time.process_time()
-        F.cross_entropy(model(x), labels).backward()
-        found.append(time.process_time() - begin)
-    return statistics.median(found)
+    return fit(model, recipe, Images(data, recipe.batch_size, cell.seed), tools.keeper)
 
 
 def judge(results: Results) -> Judgement:
@@ -104,11 +86,6 @@ def time_ratio(results: Results, name: str) -> Effect:
 def seconds_to(run: Run, accuracy: float) -> float:
     """Processor seconds of training, until validation accuracy is at least this; 0 if it never is."""
     return (steps_to(run, accuracy) or 0) * milliseconds(run) / 1000
-
-
-def milliseconds(run: Run) -> float:
-    """Of processor time, a training step."""
-    return 1000 * run.seconds["a step"]
 
 
 GRID = {"norm": list(NORMS)}
