@@ -18,7 +18,8 @@
 #else
 #define UNROLL _Pragma("GCC unroll 8")
 #endif
-enum { RUN_SAMPLE = 16 }; /* values of a run in a sample: a vector of any instruction set */
+/* Rows in a sample of rows of one position, and values of a run in a sample: a vector of any instruction set. */
+enum { SAMPLES = 16, RUN_SAMPLE = 16 };
 /* Kinds of activation: none, ReLU, another piecewise linear one, one whose derivative is not constant. */
 enum { FORM_NONE, FORM_RELU, FORM_BENT, FORM_SMOOTH, FORMS };
 

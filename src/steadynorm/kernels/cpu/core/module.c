@@ -125,7 +125,7 @@ static void read_placement(struct call *call) {
     int64_t itemsize = call->dtype == FLOAT64 ? 8 : call->dtype == FLOAT32 ? 4 : 2;
     int64_t size = call->groups * call->examples * call->channels * call->length * itemsize;
     call->backwards = size > cache_size / 8; /* what was read last is still in the cache */
-    call->streams = size > cache_size / 2;   /* what is written would not be in the cache when it is read */
+    call->streams = size > cache_size / 4;   /* what is written would hardly be in the cache when it is read */
 }
 
 static PyObject *wrong_number(const char *name, int expected, Py_ssize_t got) {

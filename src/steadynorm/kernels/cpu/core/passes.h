@@ -128,16 +128,19 @@ static void N(spread)(const struct call *call, const struct share *s, const doub
         for (int64_t j = period; j < p->width; j++) line[j] = line[j - period];
 }
 
-static void N(gather)(const struct call *call, const struct share *s, const double *columns, double *totals) {
+static void N(gather)(const struct call *call, const struct share *s, const double *restrict columns,
+                      double *restrict totals) {
     const struct plan *p = &call->plan;
     int64_t period = s->channels * p->inner, width = p->tiles == 1 ? p->width : period;
     for (int64_t c = 0; c < s->channels; c++) totals[c] = 0;
-    for (int64_t first = 0; first < width; first += period)
-        for (int64_t c = 0; c < s->channels; c++) {
-            double total = 0;
-            for (int64_t k = 0; k < p->inner; k++) total += columns[first + c * p->inner + k];
-            totals[c] += total;
-        }
+    for (int64_t first = 0; first < width; first += period) {
+        const double *from = columns + first;
+        if (p->inner == 1)
+            for (int64_t c = 0; c < period; c++) totals[c] += from[c];
+        else
+            for (int64_t c = 0; c < s->channels; c++)
+                for (int64_t k = 0; k < p->inner; k++) totals[c] += from[c * p->inner + k];
+    }
 }
 
 /* Adds what has been summed to the float64 totals, and clears it. */
@@ -328,7 +331,9 @@ static void N(sum_up)(const struct call *call, const struct share *s, struct N(w
    Of a run, as many values as a vector of any instruction set has. */
 static void N(sample)(const struct call *call, const struct share *s, struct N(work) *w, double *near) {
     const struct plan *p = &call->plan;
-    int64_t rows = s->end - s->begin, samples = most(least(rows, 4), least(p->runs ? 8 : 16, rows / 8)), count = 0;
+    int64_t positions = p->runs ? 2 : p->stride / call->channels; /* a run counts as two: its values are alike */
+    int64_t rows = s->end - s->begin, count = 0;
+    int64_t samples = most(least(rows, 4), least(SAMPLES / positions, rows / 8));
     int64_t step = rows / samples;
     N(clear_sums)(call, s, w);
     memset(w->mean, 0, (size_t)w->lines * sizeof(REAL));

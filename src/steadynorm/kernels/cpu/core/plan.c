@@ -21,7 +21,7 @@ enum {
     FEW_ROWS = 32,         /* rows that a small tensor has nevertheless */
     WIDEST = 1024,         /* columns of a row at most: a page of float32 */
     SMALL = 1 << 17,       /* values that caches hold: narrow tiles, which are of one part, are as fast then */
-    PART = 1 << 15,        /* values that are worth an item of their own */
+    PART = 1 << 16,        /* values that are worth an item of their own */
     ROWS_OF_PART = 64,     /* rows of columns of a part, at least: sampling and merging are to be little */
     ITEMS = 32,            /* items wanted of a tensor that is large enough */
     COLUMN_TILE = 16       /* tiles of columns begin at multiples of so many channels */
