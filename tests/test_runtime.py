@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from steadynorm import kernels, runtime
+from steadynorm.errors import InvalidArgumentError
 
 from .support.cores import without_core
+from .support.setups import core
 
 RESIDENT = """
 import pathlib, resource, sys
@@ -42,6 +45,19 @@ def test_freed_memory_stays_where_it_is_kept() -> None:
 def test_report_without_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "compiled", without_core)
     assert runtime.report()["kernels"].startswith("not compiled")
+
+
+@pytest.mark.parametrize("name", core.instruction_sets())
+def test_instruction_set_of_the_environment(name: str) -> None:
+    command = [sys.executable, "-m", "steadynorm.cli", "env"]
+    environment = {**os.environ, core.ASKED: name}
+    done = subprocess.run(command, capture_output=True, check=True, text=True, env=environment)
+    assert f"compiled, {name} of " in done.stdout
+
+
+def test_instruction_set_that_is_not_there() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"STEADYNORM_INSTRUCTION_SET: expected one of .*, got 'mmx'"):
+        core.use_instruction_set("mmx")
 
 
 def test_env_says_what_kernels_run_on() -> None:

@@ -55,7 +55,7 @@ def test_any_alignment(dtype: torch.dtype, channels_last: bool, offset: int) -> 
 
 
 @pytest.fixture
-def no_cache() -> Iterator[Callable[[], None]]:
+def no_cache() -> Iterator[Callable[[], int]]:
     """From the call on, every tensor is too large for the processor's caches."""
     before = _core.use_cache_size(1 << 25)
     yield lambda: _core.use_cache_size(0)

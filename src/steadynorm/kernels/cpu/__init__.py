@@ -274,7 +274,8 @@ def _backward(
         residual = _laid_out_like(residual, x)
     if count is not None:
         count = _as_statistics(count, (groups, x.shape[1]))
-    mean, var, weight, bias, mask = map(_contiguous, (mean, var, weight, bias, mask))
+    mean, var = mean.contiguous(), var.contiguous()
+    weight, bias, mask = map(_contiguous, (weight, bias, mask))
     _core.backward(
         *_shape(x, groups, activation, negative_slope, eps),
         dy.data_ptr(),
