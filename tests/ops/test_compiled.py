@@ -146,6 +146,22 @@ def test_layer_without_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- what a step is given ----
 
 
+@SIZES
+def test_parameters_that_are_not_contiguous(shape: tuple[int, ...]) -> None:
+    """As columns of a matrix are: the same result and gradients as of a copy."""
+    x, dy, columns = draw(*shape), draw(*shape, seed=1), draw(6, 2, seed=2)
+
+    def results(weight: Tensor, bias: Tensor) -> list[Tensor]:
+        leaves = [t.requires_grad_() for t in (x.clone(), weight, bias)]
+        y = batch_norm(leaves[0], None, None, *leaves[1:], training=True)
+        return [y, *torch.autograd.grad(y, leaves, dy)]
+
+    strided = columns.unbind(1)
+    assert not strided[0].is_contiguous()
+    for ours, theirs in zip(results(*strided), results(*(t.clone() for t in strided)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("dtypes", [(torch.float32, BFLOAT), (BFLOAT, torch.float32), (BFLOAT, BFLOAT)], ids=str)
 def test_parameters_of_two_dtypes(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
     x, dy = draw(*SHAPE).to(BFLOAT), draw(*SHAPE, seed=1).to(BFLOAT)

@@ -109,11 +109,8 @@ def backward(
     groups: int = 1,
 ) -> Gradients:
     x = _dense(x)
-    dx, dresidual, sums = (
-        torch.empty_like(x),
-        _empty_dresidual(x, apply),
-        (_per_group(x, groups), _per_group(x, groups)),
-    )
+    dx, dresidual = torch.empty_like(x), _empty_dresidual(x, apply)
+    sums = _per_group(x, groups), _per_group(x, groups)
     _backward(dy, x, mean, var, apply, groups, dx, dresidual, count, sums, measures=True)
     return Gradients(dx, sums[1], sums[0], dresidual)
 
@@ -131,7 +128,7 @@ def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor, Te
     """
     weight, bias, eps, residual, mask, activation, negative_slope = apply
     mean, var = (running.mean, running.var) if running.moves else (None, None)
-    x = _dense(x)
+    x, weight, bias = _dense(x), _contiguous(weight), _contiguous(bias)
     y = torch.empty_like(x)
     shape = _shape(x, 1, activation, negative_slope, eps)
     statistics = torch.empty((4, x.shape[1]), dtype=torch.float64)
@@ -174,13 +171,12 @@ def train_backward(
     With signs, `apply` need not have the residual; with neither, there is none, or its gradient is dy.
     """
     weight, bias, eps, residual, mask, activation, negative_slope = apply
-    x = _dense(x)
+    x, weight, bias = _dense(x), _contiguous(weight), _contiguous(bias)
     dy = _laid_out_like(dy, x)
     dresidual = None if residual is None and signs is None else torch.empty_like(x)
     if residual is not None:
         residual = _laid_out_like(residual, x)
-    if statistics.dtype is not torch.float64:  # hooks may have saved them in another
-        statistics = statistics.double()
+    statistics = statistics.double().contiguous()  # hooks may have saved them otherwise
     dx = torch.empty_like(x) if wants_dx else None
     dweight = None if weight is None else torch.empty_like(weight)
     dbias = None if bias is None else torch.empty_like(bias)
@@ -327,7 +323,7 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def _contiguous(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.contiguous()
+    return values if values is None or values.is_contiguous() else values.contiguous()
 
 
 def _laid_out_like(values: Tensor, x: Tensor) -> Tensor:
