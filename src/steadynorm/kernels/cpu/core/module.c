@@ -8,6 +8,9 @@
 
 #include "core.h"
 
+#ifdef STEADYNORM_X86
+#include <cpuid.h>
+#endif
 #ifndef _WIN32
 #include <sched.h>
 #include <unistd.h>
@@ -33,12 +36,20 @@ void steadynorm_give_way(void) {
 
 /* ---- instruction sets ---- */
 
+#ifdef STEADYNORM_X86
+/* Whether float16 is converted by the processor, which not every compiler can ask by name. */
+static int has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
+
 static int available(const struct instructions **found) {
     int number = 0;
     found[number++] = &steadynorm_baseline;
 #ifdef STEADYNORM_X86
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
         found[number++] = &steadynorm_avx2;
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
