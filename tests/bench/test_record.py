@@ -58,9 +58,6 @@ def test_the_committed_record_is_whole() -> None:
     assert len(summary.relatives(found)[1]) == 7
 
 
-@pytest.mark.xfail(
-    strict=True, reason="measured before these kinds existed: make bench on a quiet machine, then unmark"
-)
 def test_the_committed_record_has_every_kind() -> None:
     found = read(COMMITTED)
     assert found is not None

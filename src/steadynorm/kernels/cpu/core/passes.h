@@ -210,9 +210,14 @@ static void N(walk_runs)(const struct call *call, const struct share *s, struct 
 static void N(keep_columns)(const struct call *call, const struct share *s, const uint8_t *mask, int64_t width, INT *keep) {
     const struct plan *p = &call->plan;
     int64_t period = s->channels * p->inner;
-    for (int64_t j = 0; j < width; j += period, mask += p->inner)
-        for (int64_t c = 0; c < s->channels; c++)
-            for (int64_t k = 0; k < p->inner; k++) keep[j + c * p->inner + k] = -(INT)mask[k];
+    for (int64_t j = 0; j < width; j += period, mask += p->inner) {
+        INT all = -(INT)*mask;
+        if (p->inner == 1)
+            for (int64_t c = 0; c < period; c++) keep[j + c] = all;
+        else
+            for (int64_t c = 0; c < s->channels; c++)
+                for (int64_t k = 0; k < p->inner; k++) keep[j + c * p->inner + k] = -(INT)mask[k];
+    }
 }
 
 /* Writes zeros to rows that have no real element. */
