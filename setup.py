@@ -18,7 +18,7 @@ FLAGS = [
     "-ftree-vectorize",
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),  # nan and inf keep their meaning
 ]
-OF_GCC = ["-fvect-cost-model=dynamic"]  # as with -O3, which takes four times as long and gains nothing else
+OF_GCC = ["-fvect-cost-model=dynamic"]  # as with -O3, which takes far longer
 
 
 class InParallel(build_ext):

@@ -257,7 +257,7 @@ static void N(walk_block)(const struct call *call, const struct share *s, struct
     }
 }
 
-/* The same, where the last row of all may be short. */
+/* Rows [begin, end) of columns, full ones, but for the last row of all, which may be short. */
 static void N(walk_rows)(const struct call *call, const struct share *s, struct N(work) *w, int sums, int64_t begin,
                          int64_t end) {
     const struct plan *p = &call->plan;
