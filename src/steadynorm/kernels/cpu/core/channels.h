@@ -46,43 +46,44 @@ static uint16_t float_to_bfloat(float value) {
     return (uint16_t)(value != value ? 0x7FC0 : (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
 }
 
-/* `missing` where there is no vector. */
+/* Of one group, from channel `first` on; `missing` where there is no vector. */
 static void read_vector(struct vector v, int64_t group, int64_t first, int64_t number, double missing, double *values) {
-    int64_t from = group * v.step + first;
+    int64_t from = group * v.step + first * v.stride, stride = v.stride;
     if (v.data == NULL) {
         for (int64_t c = 0; c < number; c++) values[c] = missing;
         return;
     }
     switch (v.dtype) {
     case FLOAT32:
-        for (int64_t c = 0; c < number; c++) values[c] = ((const float *)v.data)[from + c];
+        for (int64_t c = 0; c < number; c++) values[c] = ((const float *)v.data)[from + c * stride];
         break;
     case FLOAT64:
-        for (int64_t c = 0; c < number; c++) values[c] = ((const double *)v.data)[from + c];
+        for (int64_t c = 0; c < number; c++) values[c] = ((const double *)v.data)[from + c * stride];
         break;
     case BFLOAT16:
-        for (int64_t c = 0; c < number; c++) values[c] = bfloat_to_float(((const uint16_t *)v.data)[from + c]);
+        for (int64_t c = 0; c < number; c++) values[c] = bfloat_to_float(((const uint16_t *)v.data)[from + c * stride]);
         break;
     default:
-        for (int64_t c = 0; c < number; c++) values[c] = half_to_float(((const uint16_t *)v.data)[from + c]);
+        for (int64_t c = 0; c < number; c++) values[c] = half_to_float(((const uint16_t *)v.data)[from + c * stride]);
     }
 }
 
-/* Of one group, from its first channel on. */
-static void write_vector(struct vector v, int64_t number, const double *values) {
+/* Of the only group, from channel `first` on. */
+static void write_vector(struct vector v, int64_t first, int64_t number, const double *values) {
+    int64_t from = first * v.stride, stride = v.stride;
     if (v.data == NULL) return;
     switch (v.dtype) {
     case FLOAT32:
-        for (int64_t c = 0; c < number; c++) ((float *)v.data)[c] = (float)values[c];
+        for (int64_t c = 0; c < number; c++) ((float *)v.data)[from + c * stride] = (float)values[c];
         break;
     case FLOAT64:
-        for (int64_t c = 0; c < number; c++) ((double *)v.data)[c] = values[c];
+        for (int64_t c = 0; c < number; c++) ((double *)v.data)[from + c * stride] = values[c];
         break;
     case BFLOAT16:
-        for (int64_t c = 0; c < number; c++) ((uint16_t *)v.data)[c] = float_to_bfloat((float)values[c]);
+        for (int64_t c = 0; c < number; c++) ((uint16_t *)v.data)[from + c * stride] = float_to_bfloat((float)values[c]);
         break;
     default:
-        for (int64_t c = 0; c < number; c++) ((uint16_t *)v.data)[c] = float_to_half((float)values[c]);
+        for (int64_t c = 0; c < number; c++) ((uint16_t *)v.data)[from + c * stride] = float_to_half((float)values[c]);
     }
 }
 
@@ -151,18 +152,14 @@ static void update_running(const struct call *call) {
     double old[AT_ONCE], keep = 1 - call->momentum;
     if (call->count[0] <= 1) return;
     for (int64_t first = 0; first < call->channels; first += AT_ONCE) {
-        int64_t number = least(AT_ONCE, call->channels - first), size;
-        struct vector mean = call->running_mean, var = call->running_var;
+        int64_t number = least(AT_ONCE, call->channels - first);
         double share = call->momentum / (call->count[0] - 1);
-        size = mean.dtype == FLOAT64 ? 8 : mean.dtype == FLOAT32 ? 4 : 2;
-        mean.data = (char *)mean.data + first * size;
-        var.data = (char *)var.data + first * size;
-        read_vector(mean, 0, 0, number, 0, old);
+        read_vector(call->running_mean, 0, first, number, 0, old);
         for (int64_t c = 0; c < number; c++) old[c] = old[c] * keep + call->mean[first + c] * call->momentum;
-        write_vector(mean, number, old);
-        read_vector(var, 0, 0, number, 1, old);
+        write_vector(call->running_mean, first, number, old);
+        read_vector(call->running_var, 0, first, number, 1, old);
         for (int64_t c = 0; c < number; c++) old[c] = old[c] * keep + call->m2[first + c] * share;
-        write_vector(var, number, old);
+        write_vector(call->running_var, first, number, old);
     }
 }
 

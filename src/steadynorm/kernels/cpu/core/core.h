@@ -13,11 +13,12 @@ enum dtype { FLOAT32, FLOAT64, BFLOAT16, FLOAT16, DTYPES };
 /* Activations, in the order of ACTIVATIONS in kernels/__init__.py. One from RELU up to LEAKY_RELU is piecewise linear: its derivative is 1 or `slope`, which one bit can keep. */
 enum activation { NONE, RELU, RELU6, LEAKY_RELU, SILU, HARDSWISH, GELU, SIGMOID, TANH };
 
-/* Values per channel of any dtype, contiguous in a group; data is NULL where there are none. */
+/* Values per channel of any dtype; data is NULL where there are none. */
 struct vector {
     void *data;
     int dtype;
-    int64_t step; /* from one group to the next: C, or 0 where all groups share them */
+    int64_t stride; /* from one channel to the next */
+    int64_t step;   /* from one group to the next; 0 where all groups share them */
 };
 
 /* How a tensor is cut into items that threads take, see plan.c. Decided by the shape alone. */
@@ -48,7 +49,7 @@ struct call {
     double *count, *mean, *m2;            /* forward: written if `measures`; backward: count is read */
     double *variance;                     /* forward: m2 / count, written if it is not NULL */
     struct vector given_mean, given_var;  /* read where statistics are not measured */
-    double *sum_dz, *sum_dz_xhat;         /* backward: written if `measures`, else read */
+    double *sum_dz, *sum_dz_xhat;         /* backward: written if `measures` (NULL: seen by nobody), else read */
     double *partial;                      /* (groups, parts, 2, channels): what the parts of tiles found */
     double *partial_count;                /* (groups, parts) */
 

@@ -1,5 +1,5 @@
-/* The core as a Python module: functions of addresses and numbers, in the limited API, so that one build serves every
-   Python from 3.10 on. What they are given is checked by their one caller, kernels/cpu/__init__.py. */
+/* The core as a Python module: functions of tensors and numbers, in the limited API, so that one build serves every
+   Python from 3.10 on. They refuse what does not fit, but make nothing fit: see their one caller, kernels/cpu. */
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030A0000
 #include <Python.h>
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core.h"
+#include "tensors.h"
 
 #ifdef STEADYNORM_X86
 #include <cpuid.h>
@@ -69,11 +70,12 @@ static int run(struct call *call, int team, void (*pass)(void *)) {
     struct plan *p = &call->plan;
     int64_t values = call->groups * call->examples * call->channels * call->length;
     int64_t partial = p->parts > 1 && call->measures ? call->groups * p->parts * (2 * call->channels + 1) : 0;
+    int64_t sums = call->dy != NULL && call->measures && call->sum_dz == NULL ? 2 * call->channels : 0;
     char *memory;
     call->threads = (int)least(least(team, p->items), most(1, values / VALUES_A_THREAD));
     if (run_parallel == NULL) call->threads = 1;
     call->scratch_size = ceil_div(chosen->scratch_size(call), 64) * 64 + 1024; /* lines a page apart would collide */
-    memory = malloc((size_t)(call->threads * call->scratch_size + partial * (int64_t)sizeof(double) + 64));
+    memory = malloc((size_t)(call->threads * call->scratch_size + (partial + sums) * (int64_t)sizeof(double) + 64));
     if (memory == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -81,6 +83,10 @@ static int run(struct call *call, int team, void (*pass)(void *)) {
     call->scratch = (char *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
     call->partial = (double *)(call->scratch + call->threads * call->scratch_size);
     call->partial_count = call->partial + partial - (partial ? call->groups * p->parts : 0);
+    if (sums) { /* nobody wants to see them */
+        call->sum_dz = call->partial + partial;
+        call->sum_dz_xhat = call->sum_dz + call->channels;
+    }
     if (values <= QUICK) {
         pass(call);
     } else {
@@ -96,162 +102,251 @@ static int run(struct call *call, int team, void (*pass)(void *)) {
     return 0;
 }
 
-/* ---- arguments: the next one, in order ---- */
+/* ---- functions ---- */
 
-struct arguments {
-    PyObject *const *next;
-};
-
-static int64_t number(struct arguments *a) { return PyLong_AsSsize_t(*a->next++); }
-static void *address(struct arguments *a) { return PyLong_AsVoidPtr(*a->next++); }
-static double real_number(struct arguments *a) { return PyFloat_AsDouble(*a->next++); }
-
-/* Address, dtype and step from group to group. */
-static struct vector vector(struct arguments *a) {
-    struct vector v;
-    v.data = address(a);
-    v.dtype = (int)number(a);
-    v.step = number(a);
-    return v;
+static int begin(struct arguments *a, const char *function, PyObject *const *args, Py_ssize_t count, int expected) {
+    a->next = args, a->function = function, a->failed = 0;
+    if (count == expected) return 0;
+    PyErr_Format(PyExc_TypeError, "%s: expected %d arguments, got %d", function, expected, (int)count);
+    return -1;
 }
 
-/* dtype, groups, examples, channels, length, channels_last; activation, slope, eps; threads of the team. */
-static int read_shape(struct arguments *a, struct call *call) {
-    int team;
-    call->dtype = (int)number(a);
-    call->groups = number(a);
-    call->examples = number(a);
-    call->channels = number(a);
-    call->length = number(a);
-    call->channels_last = (int)number(a);
-    call->activation = (int)number(a);
-    call->slope = call->activation == LEAKY_RELU ? real_number(a) : (a->next++, 0.0);
-    call->eps = real_number(a);
-    team = (int)number(a);
+static void plan(struct call *call) {
     call->plan = steadynorm_plan(call->groups, call->examples, call->channels, call->length, call->channels_last);
-    return team;
 }
 
-static void read_placement(struct call *call) {
+/* groups; activation, slope, eps; threads of the team, which are returned. Groups come before what depends on them. */
+static void read_groups(struct arguments *a, struct call *call) {
+    call->groups = number(a);
+    if (a->failed) return;
+    if (call->groups < 1 || call->examples % call->groups)
+        refuse(a, "groups", "to divide the examples");
+    else
+        call->examples /= call->groups;
+}
+
+static int read_settings(struct arguments *a, struct call *call) {
+    call->activation = (int)number(a);
+    call->slope = real_number(a);
+    if (call->activation != LEAKY_RELU) call->slope = 0;
+    call->eps = real_number(a);
+    return (int)number(a);
+}
+
+/* Runs a pass over what the arguments said. 0, or -1 with a Python error and nothing written. */
+static int compute(const struct arguments *a, struct call *call, int team, void (*pass)(void *)) {
     int64_t itemsize = call->dtype == FLOAT64 ? 8 : call->dtype == FLOAT32 ? 4 : 2;
     int64_t size = call->groups * call->examples * call->channels * call->length * itemsize;
+    if (a->failed) return -1;
     call->backwards = size > cache_size / 8; /* what was read last is still in the cache */
     call->streams = size > cache_size / 4;   /* what is written would hardly be in the cache when it is read */
+    plan(call);
+    return run(call, team, pass);
 }
 
-static PyObject *wrong_number(const char *name, int expected, Py_ssize_t got) {
-    PyErr_Format(PyExc_TypeError, "%s: expected %d arguments, got %d", name, expected, (int)got);
-    return NULL;
-}
-
-/* forward(shape..., x, residual, mask, y, signs, count, mean, m2, variance, given mean*, given var*, weight*, bias*,
-   running_mean*, running_var*, momentum, guarded) -> whether the moments are finite, as far as running statistics move.
-
-   Addresses, 0 for none; * is address, dtype and step. count, mean, m2 and variance: float64 (groups, channels), written;
-   0 where mean and var are given instead. Without y, only statistics are taken. */
+/* forward(x, groups, residual, mask, y, count, mean, m2, given mean, given var, weight, bias, activation, slope, eps,
+   threads). None for what is not there; count, mean and m2 are written, unless mean and var are given. Without y, only
+   statistics are taken. */
 static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    struct arguments a = {args};
-    struct call call;
+    struct arguments a;
+    struct call call = {0};
+    struct tensor x;
     int team;
     (void)self;
-    if (count != 39) return wrong_number("forward", 39, count);
-    memset(&call, 0, sizeof call);
-    team = read_shape(&a, &call);
-    call.x = address(&a);
-    call.residual = address(&a);
-    call.mask = address(&a);
-    call.y = address(&a);
-    call.signs = address(&a);
-    call.count = address(&a);
-    call.mean = address(&a);
-    call.m2 = address(&a);
-    call.variance = address(&a);
-    call.given_mean = vector(&a);
-    call.given_var = vector(&a);
-    call.weight = vector(&a);
-    call.bias = vector(&a);
-    call.running_mean = vector(&a);
-    call.running_var = vector(&a);
-    call.momentum = real_number(&a);
-    call.guarded = (int)number(&a);
-    if (PyErr_Occurred()) return NULL;
+    if (begin(&a, "forward", args, count, 16)) return NULL;
+    x = data(&a, &call);
+    read_groups(&a, &call);
+    call.residual = like(&a, "residual", &x);
+    call.mask = bytes(&a, "mask");
+    call.y = like(&a, "y", &x);
+    call.count = statistics(&a, "count", &call, 1);
+    call.mean = statistics(&a, "mean", &call, 1);
+    call.m2 = statistics(&a, "m2", &call, 1);
+    call.given_mean = vector(&a, "mean", &call);
+    call.given_var = vector(&a, "var", &call);
+    call.weight = vector(&a, "weight", &call);
+    call.bias = vector(&a, "bias", &call);
+    team = read_settings(&a, &call);
     call.measures = call.count != NULL;
     call.applies = call.y != NULL;
-    read_placement(&call);
-    if (run(&call, team, forward_on_thread)) return NULL;
-    return PyBool_FromLong(!call.infinite);
-}
-
-/* backward(shape..., dy, x, residual, mask, signs, dx, dresidual, mean*, var*, weight*, bias*, count, sum_dz,
-   sum_dz_xhat, measures, dweight*, dbias*).
-
-   count: float64 (groups, channels), 0 where statistics do not depend on x. The sums, float64 (groups, channels), are
-   written if `measures`, else read (or 0 with count 0). */
-static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    struct arguments a = {args};
-    struct call call;
-    int team;
-    (void)self;
-    if (count != 39) return wrong_number("backward", 39, count);
-    memset(&call, 0, sizeof call);
-    team = read_shape(&a, &call);
-    call.dy = address(&a);
-    call.x = address(&a);
-    call.residual = address(&a);
-    call.mask = address(&a);
-    call.signs = address(&a);
-    call.dx = address(&a);
-    call.dresidual = address(&a);
-    call.given_mean = vector(&a);
-    call.given_var = vector(&a);
-    call.weight = vector(&a);
-    call.bias = vector(&a);
-    call.count = address(&a);
-    call.sum_dz = address(&a);
-    call.sum_dz_xhat = address(&a);
-    call.measures = (int)number(&a);
-    call.dweight = vector(&a);
-    call.dbias = vector(&a);
-    if (PyErr_Occurred()) return NULL;
-    call.varies = call.count != NULL;
-    call.applies = call.dx != NULL || call.dresidual != NULL;
-    read_placement(&call);
-    if (run(&call, team, backward_on_thread)) return NULL;
+    if (compute(&a, &call, team, forward_on_thread)) return NULL;
     Py_RETURN_NONE;
 }
 
-/* Shape as in read_shape -> bytes of memory for the signs of all values. */
+/* train(x, residual, mask, y, signs, statistics, weight, bias, running_mean, running_var, momentum, guarded, activation,
+   slope, eps, threads) -> whether the moments are finite, as far as running statistics move.
+
+   statistics: count, mean, m2 and variance, float64 (4, C), written. */
+static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    struct arguments a;
+    struct call call = {.groups = 1};
+    struct tensor x;
+    int team;
+    (void)self;
+    if (begin(&a, "train", args, count, 16)) return NULL;
+    x = data(&a, &call);
+    call.residual = like(&a, "residual", &x);
+    call.mask = bytes(&a, "mask");
+    call.y = like(&a, "y", &x);
+    call.signs = bytes(&a, "signs");
+    call.count = all_statistics(&a, &call);
+    call.weight = vector(&a, "weight", &call);
+    call.bias = vector(&a, "bias", &call);
+    call.running_mean = vector(&a, "running_mean", &call);
+    call.running_var = vector(&a, "running_var", &call);
+    call.momentum = real_number(&a);
+    call.guarded = (int)number(&a);
+    team = read_settings(&a, &call);
+    if (a.failed) return NULL;
+    call.mean = call.count + call.channels;
+    call.m2 = call.mean + call.channels;
+    call.variance = call.m2 + call.channels;
+    call.measures = call.applies = 1;
+    if (compute(&a, &call, team, forward_on_thread)) return NULL;
+    return PyBool_FromLong(!call.infinite);
+}
+
+/* backward(x, groups, dy, residual, mask, dx, dresidual, mean, var, weight, bias, count, sum_dz, sum_dz_xhat, measures,
+   activation, slope, eps, threads).
+
+   count: None where statistics do not depend on x. The sums are written if `measures`, else read (or None, as count). */
+static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    struct arguments a;
+    struct call call = {0};
+    struct tensor x;
+    int team;
+    (void)self;
+    if (begin(&a, "backward", args, count, 19)) return NULL;
+    x = data(&a, &call);
+    read_groups(&a, &call);
+    call.dy = like(&a, "dy", &x);
+    call.residual = like(&a, "residual", &x);
+    call.mask = bytes(&a, "mask");
+    call.dx = like(&a, "dx", &x);
+    call.dresidual = like(&a, "dresidual", &x);
+    call.given_mean = vector(&a, "mean", &call);
+    call.given_var = vector(&a, "var", &call);
+    call.weight = vector(&a, "weight", &call);
+    call.bias = vector(&a, "bias", &call);
+    call.count = statistics(&a, "count", &call, 1);
+    call.sum_dz = statistics(&a, "sum_dz", &call, 1);
+    call.sum_dz_xhat = statistics(&a, "sum_dz_xhat", &call, 1);
+    call.measures = (int)number(&a);
+    team = read_settings(&a, &call);
+    call.varies = call.count != NULL;
+    call.applies = call.dx != NULL || call.dresidual != NULL;
+    if (compute(&a, &call, team, backward_on_thread)) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* train_backward(x, dy, residual, mask, signs, dx, dresidual, statistics, weight, bias, dweight, dbias, activation,
+   slope, eps, threads), where statistics are what `train` wrote. */
+static PyObject *train_backward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    struct arguments a;
+    struct call call = {.groups = 1};
+    struct tensor x;
+    int team;
+    (void)self;
+    if (begin(&a, "train_backward", args, count, 16)) return NULL;
+    x = data(&a, &call);
+    call.dy = like(&a, "dy", &x);
+    call.residual = like(&a, "residual", &x);
+    call.mask = bytes(&a, "mask");
+    call.signs = bytes(&a, "signs");
+    call.dx = like(&a, "dx", &x);
+    call.dresidual = like(&a, "dresidual", &x);
+    call.count = all_statistics(&a, &call);
+    call.weight = vector(&a, "weight", &call);
+    call.bias = vector(&a, "bias", &call);
+    call.dweight = vector(&a, "dweight", &call);
+    call.dbias = vector(&a, "dbias", &call);
+    team = read_settings(&a, &call);
+    if (a.failed) return NULL;
+    call.given_mean = (struct vector){call.count + call.channels, FLOAT64, 1, 0};
+    call.given_var = (struct vector){call.count + 3 * call.channels, FLOAT64, 1, 0};
+    call.measures = call.varies = 1;
+    call.applies = call.dx != NULL || call.dresidual != NULL;
+    if (compute(&a, &call, team, backward_on_thread)) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* x -> bytes of memory for the signs of all values. */
 static PyObject *signs_size(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    struct arguments a = {args};
-    struct call call;
+    struct arguments a;
+    struct call call = {.groups = 1};
     const struct plan *p = &call.plan;
     int64_t lanes, slots;
     (void)self;
-    if (count != 10) return wrong_number("signs_size", 10, count);
-    memset(&call, 0, sizeof call);
-    read_shape(&a, &call);
-    if (PyErr_Occurred()) return NULL;
+    if (begin(&a, "signs_size", args, count, 1)) return NULL;
+    data(&a, &call);
+    if (a.failed) return NULL;
+    plan(&call);
     lanes = chosen->lanes[call.dtype];
     if (p->runs)
         slots = call.examples * call.channels * ((p->pieces - 1) * (p->width / lanes) + sign_slots(p->longest, lanes));
     else
         slots = p->rows * p->tiles * sign_slots(p->width, lanes);
-    return PyLong_FromSsize_t((Py_ssize_t)(call.groups * slots * sign_bytes(lanes)));
+    return PyLong_FromSsize_t((Py_ssize_t)(slots * sign_bytes(lanes)));
 }
 
-/* unpack_signs(shape..., signs, y): y, bool of x's shape and order, is where the activation's derivative is 1. */
+/* unpack_signs(x, signs, y): y, bool of x's shape and order, is where the activation's derivative is 1. */
 static PyObject *unpack_signs(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    struct arguments a = {args};
-    struct call call;
+    struct arguments a;
+    struct call call = {.groups = 1};
     (void)self;
-    if (count != 12) return wrong_number("unpack_signs", 12, count);
-    memset(&call, 0, sizeof call);
-    read_shape(&a, &call);
-    call.signs = address(&a);
-    call.y = address(&a);
-    if (PyErr_Occurred()) return NULL;
+    if (begin(&a, "unpack_signs", args, count, 3)) return NULL;
+    data(&a, &call);
+    call.signs = bytes(&a, "signs");
+    call.y = tensor(&a).data;
+    if (a.failed) return NULL;
+    plan(&call);
     chosen->unpack(&call);
     Py_RETURN_NONE;
+}
+
+/* ---- questions ---- */
+
+/* takes(x, residual, weight, bias, mean, var) -> how many values a channel has; 0 if these are not to be computed with as
+   they are, which says nothing of why.
+
+   They are if all are None or plain tensors in the CPU's memory, x is dense and of a dtype of the core, the residual lies
+   as x does, and the others are (C,), of x's dtype or float32 beside 16 bits. */
+static PyObject *takes(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    struct tensor x, other;
+    int64_t values = 0;
+    int dtype, fits;
+    (void)self;
+    if (count != 6) return PyErr_Format(PyExc_TypeError, "takes: expected 6 arguments, got %d", (int)count);
+    fits = is_plain(args[0]) && look(args[0], &x) == 0;
+    if (fits) {
+        dtype = dtype_of(&x);
+        fits = x.device.type == ON_CPU && x.data != NULL && dtype >= 0 && order_of(&x) != SCATTERED;
+        if (fits && args[1] != Py_None)
+            fits = is_plain(args[1]) && look(args[1], &other) == 0 && is_alike(&other, &x);
+        for (int k = 2; fits && k < 6; k++) {
+            if (args[k] == Py_None) continue;
+            fits = is_plain(args[k]) && look(args[k], &other) == 0 && other.device.type == ON_CPU && other.ndim == 1 &&
+                   other.shape[0] == x.shape[1] &&
+                   (dtype_of(&other) == dtype || (dtype_of(&other) == FLOAT32 && dtype >= BFLOAT16));
+        }
+        values = fits ? x.shape[0] * size_from(&x, 2) : 0;
+    }
+    PyErr_Clear(); /* one of a transformation's tensors has no memory */
+    return PyLong_FromSsize_t((Py_ssize_t)values);
+}
+
+/* alike(x, ...) -> whether x is dense, and all others are None or of its dtype, shape and memory order. */
+static PyObject *alike(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    struct tensor x, other;
+    (void)self;
+    if (count < 1 || look(args[0], &x)) return NULL;
+    if (order_of(&x) == SCATTERED) Py_RETURN_FALSE;
+    for (Py_ssize_t k = 1; k < count; k++) {
+        if (args[k] == Py_None) continue;
+        if (look(args[k], &other)) return NULL;
+        if (!is_alike(&other, &x)) Py_RETURN_FALSE;
+    }
+    Py_RETURN_TRUE;
 }
 
 /* ---- settings ---- */
@@ -303,6 +398,23 @@ static PyObject *use_threads(PyObject *self, PyObject *function) {
     Py_RETURN_NONE;
 }
 
+/* use_tensors(exchange table, Tensor, Parameter) -> whether the table is one that this module can read. */
+static PyObject *use_tensors(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    const struct exchange *table;
+    (void)self;
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "use_tensors: expected 3 arguments, got %d", (int)count);
+    table = PyCapsule_GetPointer(args[0], "dlpack_exchange_api");
+    if (table == NULL) return NULL;
+    if (table->version.major != 1 || table->look == NULL) Py_RETURN_FALSE;
+    torchs = table;
+    for (int k = 0; k < 2; k++) {
+        Py_INCREF(args[k + 1]);
+        Py_XDECREF(plain[k]);
+        plain[k] = args[k + 1];
+    }
+    Py_RETURN_TRUE;
+}
+
 /* Sets the bytes of the last cache, beyond which memory decides; gives what they were. */
 static PyObject *use_cache_size(PyObject *self, PyObject *bytes) {
     int64_t before = cache_size, now = PyLong_AsSsize_t(bytes);
@@ -317,6 +429,11 @@ static PyObject *use_cache_size(PyObject *self, PyObject *bytes) {
 static PyMethodDef methods[] = {
     FUNCTION(forward, METH_FASTCALL),
     FUNCTION(backward, METH_FASTCALL),
+    FUNCTION(train, METH_FASTCALL),
+    FUNCTION(train_backward, METH_FASTCALL),
+    FUNCTION(takes, METH_FASTCALL),
+    FUNCTION(alike, METH_FASTCALL),
+    FUNCTION(use_tensors, METH_FASTCALL),
     FUNCTION(signs_size, METH_FASTCALL),
     FUNCTION(unpack_signs, METH_FASTCALL),
     FUNCTION(instruction_sets, METH_NOARGS),

@@ -532,8 +532,8 @@ static void N(backward)(struct call *call, char *scratch) {
     if (!call->measures) return;
     if (is_last(call, own)) {
         if (p->parts > 1) merge_sums(call);
-        write_vector(call->dweight, channels, call->sum_dz_xhat);
-        write_vector(call->dbias, channels, call->sum_dz);
+        write_vector(call->dweight, 0, channels, call->sum_dz_xhat);
+        write_vector(call->dbias, 0, channels, call->sum_dz);
         atomic_store(&call->ready, 1);
     }
     if (at_once || !call->applies) return;
