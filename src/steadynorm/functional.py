@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import ModuleType
 
 from torch import Tensor
 
@@ -80,52 +81,59 @@ def batch_norm(
     """
     running = Running(running_mean, running_var, momentum)
     check_single_value(name, single_value)
-    x, apply = prepare(name, input, weight, bias, eps, residual, mask, activation, negative_slope, running, training)
-    y, outcome = step(name, x, apply, running, training, single_value)
+    given = weight, bias, eps, residual, mask, activation, negative_slope
+    x, apply, core = prepare(name, input, *given, running, training)
+    y, outcome = step(name, x, apply, core, running, training, single_value)
     if not outcome.finite:
         warn_of_poison(name)
     return y
 
 
 def step(
-    who: object, x: Tensor, apply: Apply, running: Running, training: bool, single_value: str = "raise"
+    who: object,
+    x: Tensor,
+    apply: Apply,
+    core: ModuleType | None,
+    running: Running,
+    training: bool,
+    single_value: str = "raise",
 ) -> tuple[Tensor, Outcome]:
     """`batch_norm` of prepared data for a layer, which looks at what was found.
 
     Args:
         who: who speaks in error messages.
-        x, apply: see `inputs.prepare`.
+        x, apply, core: see `inputs.prepare`.
         running: the running statistics, and what is to become of them.
         training, single_value: as in `batch_norm`.
     """
     if training:
         check_pair(who, running.mean, running.var)
         if values_per_channel(x, apply.mask) != 1:
-            return ops.train(who, x, apply, running)
+            return ops.train(who, x, apply, running, core)
         if single_value != "running" or running.mean is None:
             raise InvalidInputError(
                 f"{who}: expected more than 1 value per channel when training, got input of shape "
                 f"{tuple(x.shape)}{'' if apply.mask is None else ' with one real element'}. Use a larger batch, "
                 'eval mode for a single example, or single_value="running".'
             )
-    return evaluate(who, x, apply, running), UNTOUCHED
+    return evaluate(who, x, apply, running, core), UNTOUCHED
 
 
 def values_per_channel(x: Tensor, mask: Tensor | None) -> int:
     """How many values of a channel are real; more than 1 where a mask on an accelerator would have to be waited for."""
     if mask is None:
-        return x.numel() // x.shape[1] if x.shape[1] > 0 else 0
+        return x.numel() // max(x.size(1), 1)
     return int(mask.sum()) if readable(mask) else 2
 
 
-def evaluate(who: object, x: Tensor, apply: Apply, running: Running) -> Tensor:
+def evaluate(who: object, x: Tensor, apply: Apply, running: Running, core: ModuleType | None = None) -> Tensor:
     """Normalizes prepared data by the running statistics."""
     if running.mean is None or running.var is None:
         raise ChannelMismatchError(
             f"{who}: expected running_mean and running_var for training=False, got None. "
             "Pass both, or training=True to normalize by the batch."
         )
-    return ops.normalize(x, running.mean, running.var, apply)
+    return ops.normalize(x, running.mean, running.var, apply, core=core)
 
 
 def warn_of_poison(who: object, remedy: str = "") -> None:

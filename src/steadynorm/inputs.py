@@ -5,11 +5,13 @@ Messages say who, what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from .errors import ChannelMismatchError, InvalidArgumentError, InvalidInputError, UnsupportedDtypeError
-from .kernels import ACTIVATIONS, Apply, readable
+from .kernels import ACTIVATIONS, Apply, core_taking, readable
 from .kernels.running import Running
 
 
@@ -25,38 +27,58 @@ def prepare(
     negative_slope: float,
     running: Running,
     training: bool,
-) -> tuple[Tensor, Apply]:
+) -> tuple[Tensor, Apply, ModuleType | None]:
     """All that `batch_norm` takes, as the user gave it, checked: in dense memory, with the mask (N, 1, *).
 
     Args:
         who: who speaks in error messages: a name, or an object whose str() is one, made when there is something to say.
         training: whether the batch's own statistics normalize.
+
+    Returns:
+        The data; what happens to it; and the compiled core, where it has found at once that all is in order, and
+        computes with these tensors as they are. Else None, which says nothing.
     """
-    shape = input.shape
-    if len(shape) < 2:
+    mean, var, momentum, *_ = running
+    core = core_taking(input, residual, weight, bias, mean, var) if mask is None else None
+    if core is None:
+        _check_tensors(who, input, residual, mean, var, weight, bias)
+        input = dense(input)
+        residual = None if residual is None else dense(residual)
+        mask = None if mask is None else as_mask(who, mask, input)
+    if not eps > 0:
+        check_eps(who, eps, training)
+    check_momentum(who, momentum)
+    if activation is not None:
+        check_activation(who, activation)
+    return input, Apply(weight, bias, eps, residual, mask, activation, negative_slope), core
+
+
+def _check_tensors(
+    who: object,
+    input: Tensor,
+    residual: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+) -> None:
+    """Raises what `batch_norm` documents unless each tensor fits the input."""
+    if input.dim() < 2:
         raise InvalidInputError(
-            f"{who}: expected an input (N, C, *), got {len(shape)}-D input of shape {_sizes(input)}."
+            f"{who}: expected an input (N, C, *), got {input.dim()}-D input of shape {_sizes(input)}."
         )
     if not input.is_floating_point():
         raise UnsupportedDtypeError(
             f"{who}: expected a floating-point input, got {input.dtype} of shape {_sizes(input)}. "
             "Convert it with input.float()."
         )
-    mean, var, momentum, *_ = running
-    dtype, device, size = input.dtype, input.device, shape[1:2]
+    dtype, device, size = input.dtype, input.device, input.shape[1:2]
     for tensor, name in ((mean, "running_mean"), (var, "running_var"), (weight, "weight"), (bias, "bias")):
         if tensor is None or (tensor.dtype is dtype and tensor.shape == size and tensor.device == device):
             continue
         _check_per_channel(who, name, tensor, input)
     if residual is not None:
         _check_residual(who, residual, input)
-        residual = dense(residual)
-    if mask is not None:
-        mask = as_mask(who, mask, input)
-    check_eps(who, eps, training)
-    check_momentum(who, momentum)
-    check_activation(who, activation)
-    return dense(input), Apply(weight, bias, eps, residual, mask, activation, negative_slope)
 
 
 def dense(x: Tensor) -> Tensor:

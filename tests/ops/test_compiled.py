@@ -103,12 +103,10 @@ def test_signs_serve_as_well_as_the_residual(activation: str, masked: bool, monk
     x, residual, dy = (2 * draw(8, 3, 4, seed=seed).double() for seed in range(3))
     mask = torch.rand(8, 1, 4, generator=torch.Generator().manual_seed(5)) < 0.7 if masked else None
     apply = Apply(draw(3, seed=3).double() + 1, draw(3, seed=4).double(), 1e-3, residual, mask, activation, 0.2)
-    monkeypatch.setattr(kernels, "core_for", lambda *_: core)
-    monkeypatch.setattr(sn.ops.routes, "core_for", lambda *_: core)
+    monkeypatch.setattr(kernels, "compiled", lambda: core)
     ours = every_derivative(x, dy, apply)
     assert core.calls == ["train", "train_backward", "unpack_signs", "unpack_signs"]
-    monkeypatch.setattr(kernels, "core_for", lambda *_: None)
-    monkeypatch.setattr(sn.ops.routes, "core_for", lambda *_: None)
+    monkeypatch.setattr(kernels, "compiled", without_core)
     torch.testing.assert_close(ours, every_derivative(x, dy, apply), rtol=1e-9, atol=1e-9)
 
 
@@ -116,7 +114,7 @@ def test_signs_serve_as_well_as_the_residual(activation: str, masked: bool, monk
 def test_what_is_kept_of_a_residual(activation: str | None, kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Signs instead of it, if there are any; nothing where its gradient is that of y."""
     core = PlainCore()
-    monkeypatch.setattr(sn.ops.routes, "core_for", lambda *_: core)
+    monkeypatch.setattr(kernels, "compiled", lambda: core)
     saved: list[Tensor] = []
     x, residual = draw(8, 3).requires_grad_(), draw(8, 3, seed=1).requires_grad_()
 

@@ -47,7 +47,7 @@ TRAINING: dict[str, tuple[dict[str, Any], Apply, Running, tuple[str, str]]] = {
     "bfloat16": ({"dtype": torch.bfloat16}, PLAIN, kept(), (STEP, NATIVE)),
     "float16": ({"dtype": torch.float16}, PLAIN, kept(), (STEP, NATIVE)),
     "float64": ({"dtype": torch.float64}, PLAIN, kept(torch.float64), (STEP, NATIVE)),
-    "statistics of two dtypes": ({}, PLAIN, kept(var=torch.ones(3).bfloat16()), (KERNELS, NATIVE)),
+    "statistics of two dtypes": ({}, PLAIN, kept(var=torch.ones(3).bfloat16()), (STEP, NATIVE)),
     "statistics with gaps": ({}, PLAIN, kept(mean=torch.zeros(6)[::2]), (KERNELS, NATIVE)),
     "moments collected": ({}, PLAIN, kept(collects=True), (KERNELS, KERNELS)),
     "mask": ({}, PLAIN._replace(mask=MASK), kept(), (STEP, KERNELS)),

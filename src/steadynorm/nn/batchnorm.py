@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -68,8 +69,8 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         who, running, parameters = Speaker(self), self._running(), self._parameters
         weight, bias = held(self, parameters, "weight"), held(self, parameters, "bias")
         given = weight, bias, self.eps, residual, mask, self.activation, self.negative_slope
-        x, apply = prepare(who, input, *given, running, self._is_by_batch(running))
-        y, outcome = self._step(who, x, apply, running)
+        x, apply, core = prepare(who, input, *given, running, self._is_by_batch(running))
+        y, outcome = self._step(who, x, apply, core, running)
         if running.moves and not outcome.untouched:
             self._after(outcome)
         return y
@@ -96,9 +97,11 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         """Whether the batch's own statistics normalize."""
         return self.training or (running.mean is None and running.var is None)
 
-    def _step(self, who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
+    def _step(
+        self, who: object, x: Tensor, apply: Apply, core: ModuleType | None, running: Running
+    ) -> tuple[Tensor, Outcome]:
         """Normalizes prepared data; what a layer with statistics of another kind does differently."""
-        return step(who, x, apply, running, self._is_by_batch(running), self.single_value)
+        return step(who, x, apply, core, running, self._is_by_batch(running), self.single_value)
 
     def _after(self, outcome: Outcome) -> None:
         """Counts the batch, or hands it over; says so where it was not finite."""

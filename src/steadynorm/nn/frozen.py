@@ -143,8 +143,8 @@ class FrozenBatchNorm(Layer):
             return self._record(input, mask, residual)
         who, running = Speaker(self), Running(self.running_mean, self.running_var)
         given = self.weight, self.bias, self.eps, residual, mask, self.activation, self.negative_slope
-        x, apply = prepare(who, input, *given, running, training=False)
-        return evaluate(who, x, apply, running)
+        x, apply, core = prepare(who, input, *given, running, training=False)
+        return evaluate(who, x, apply, running, core)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:
         """A count of batches may be missing, as in torch's state dicts before version 2 and in torchvision's frozen."""

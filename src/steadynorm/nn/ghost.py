@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -53,12 +54,14 @@ class _GhostBatchNorm(_BatchNorm):
         )
         self.virtual_batch_size = virtual_batch_size
 
-    def _step(self, who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
+    def _step(
+        self, who: object, x: Tensor, apply: Apply, core: ModuleType | None, running: Running
+    ) -> tuple[Tensor, Outcome]:
         size = self.virtual_batch_size
         _check_size(who, size)
         examples, whole = x.shape[0], _in_full_ghosts(x.shape, size)
         if not self.training or x.numel() == 0 or whole == 0 or whole == examples == size:
-            return super()._step(who, x, apply, running)
+            return super()._step(who, x, apply, core, running)
         check_pair(who, running.mean, running.var)
         found = [self._normalize(who, part, running) for part in _parts(x, apply, whole, size)]
         y, batches = _joined([y for y, _ in found]), [batch for _, batch in found if batch is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -96,9 +97,11 @@ class _BatchRenorm(_BatchNorm):
         self._recent: deque[tuple[Moments, Tensor, Tensor]] = deque(maxlen=REMEMBERED)
         self._uncorrected = False
 
-    def _step(self, who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
+    def _step(
+        self, who: object, x: Tensor, apply: Apply, core: ModuleType | None, running: Running
+    ) -> tuple[Tensor, Outcome]:
         if not self.training:
-            return super()._step(who, x, apply, running)
+            return super()._step(who, x, apply, core, running)
         if running.mean is None or running.var is None or self.num_batches_tracked is None:
             raise InvalidArgumentError(
                 f"{who}: expected running_mean, running_var and num_batches_tracked in training, got None. It corrects "
@@ -110,7 +113,7 @@ class _BatchRenorm(_BatchNorm):
         if not again:
             self._uncorrected = trivial
         if self._uncorrected or values_per_channel(x, apply.mask) < 2:
-            return super()._step(who, x, apply, running)
+            return super()._step(who, x, apply, core, running)
         with torch.no_grad():
             batch = ops.moments(x.detach(), apply.mask)
             corrections = self._remembered(batch) if again else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -159,11 +160,13 @@ class SyncBatchNorm(_BatchNorm):
         new._dimensions = dimensions(layer)
         return new
 
-    def _step(self, who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
+    def _step(
+        self, who: object, x: Tensor, apply: Apply, core: ModuleType | None, running: Running
+    ) -> tuple[Tensor, Outcome]:
         """Normalizes by the moments of all ranks where there are several and the layer trains."""
         group = _group_name(who, self.process_group) if self.training else None
         if group is None:
-            return super()._step(who, x, apply, running)
+            return super()._step(who, x, apply, core, running)
         check_pair(who, running.mean, running.var)
         if x.shape[1] != self.num_features:
             raise ChannelMismatchError(f"{who}: got an input of {x.shape[1]} channels, of shape {tuple(x.shape)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -150,7 +151,9 @@ class WhiteningBatchNorm(_BatchNorm):
     def _is_by_batch(self, running: Running) -> bool:
         return self.training or running.mean is None
 
-    def _step(self, who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
+    def _step(
+        self, who: object, x: Tensor, apply: Apply, core: ModuleType | None, running: Running
+    ) -> tuple[Tensor, Outcome]:
         size, by_batch = self.group_size, self._is_by_batch(running)
         if running.collects:
             raise InvalidArgumentError(

@@ -6,6 +6,7 @@ All of it is differentiable to any order, except by moments, which pass no gradi
 from __future__ import annotations
 
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -32,7 +33,9 @@ _NORMALIZE: dict[str, Any] = {
 }
 
 
-def train(who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Outcome]:
+def train(
+    who: object, x: Tensor, apply: Apply, running: Running, core: ModuleType | None = None
+) -> tuple[Tensor, Outcome]:
     """Normalizes by the batch, and does with its statistics what is asked.
 
     Args:
@@ -40,11 +43,12 @@ def train(who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tenso
         x: (N, C, *), dense; residual has its shape, mask is (N, 1, *).
         apply: what happens to a normalized value.
         running: what is to become of the running statistics.
+        core: the compiled core, where it is known to compute with all these tensors.
 
     Returns:
         y, of x's shape and memory order, and what was found.
     """
-    call = facts(x, apply, running)
+    call = facts(x, apply, running, core=core)
     route = choose(call)
     if route == STEP:
         return compiled.train(call.core, x, apply, running, call.differentiated)
@@ -71,9 +75,11 @@ def batch_norm(x: Tensor, apply: Apply, groups: int = 1) -> tuple[Tensor, Moment
     return _by(call, choose(call), x, apply, groups)
 
 
-def normalize(x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1) -> Tensor:
+def normalize(
+    x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1, core: ModuleType | None = None
+) -> Tensor:
     """Normalizes by given statistics, (C,) or (groups, C), which receive no gradient; the rest as `batch_norm`."""
-    call = facts(x, apply, statistics=(mean, var), groups=groups)
+    call = facts(x, apply, None, (mean, var), groups, core)
     route = choose(call)
     if route == KERNELS and not call.differentiated:
         return (call.core or eager).normalize(x, mean, var, apply, groups)

@@ -7,7 +7,7 @@ medium-sized tensor; so there is one autograd function with few inputs, and no o
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,26 +29,24 @@ def train(core: ModuleType, x: Tensor, apply: Apply, running: Running, different
         differentiated: whether a gradient is wanted.
     """
     if differentiated:
-        y, finite = _step(x, apply.weight, apply.bias, apply.residual, _Call(core, apply, running))
+        y, finite = _step(x, apply[0], apply[1], apply[3], core, apply, running)
     else:
         y, _, _, finite = core.train(x, apply, running)
     return y, FINE if finite or not running.moves or running.mean is None else POISONED
 
 
-class _Call(NamedTuple):
-    """What goes into a step beside the tensors that may have a gradient."""
-
-    core: ModuleType
-    apply: Apply
-    running: Running
-
-
 class _Step(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, call: _Call
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        core: ModuleType,
+        apply: Apply,
+        running: Running,
     ) -> tuple[Tensor, bool]:
-        core, apply, running = call
         y, statistics, signs, finite = core.train(x, apply, running)
         _, _, eps, _, mask, activation, negative_slope = apply
         needed = residual if signs is None and changes_dresidual(apply) else None
@@ -72,7 +70,7 @@ class _Step(torch.autograd.Function):
             dx, dweight, dbias, dresidual = core.train_backward(dy, x, statistics, apply, signs, wants_dx)
         if has_residual and residual is None and signs is None:
             dresidual = dy
-        return dx, dweight, dbias, dresidual, None
+        return dx, dweight, dbias, dresidual, None, None, None
 
 
 _step = direct(_Step)

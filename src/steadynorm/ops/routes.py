@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class Facts(NamedTuple):
     recorded: bool = False
     dual: bool = False
     wrapped: bool = False
-    core: Any = None
+    core: ModuleType | None = None
     steps: bool = False
     covered: bool = False
     differentiated: bool = False
@@ -39,27 +39,26 @@ class Facts(NamedTuple):
 
 RECORDED = Facts(recorded=True)
 
-ROUTES: tuple[tuple[str, Callable[[Facts], bool]], ...] = (
+def choose(call: Facts) -> str:
+    """The route of a call: the first row whose condition holds."""
     # One opaque node of a graph; in inference torch's elementwise operators, which a compiler fuses with others.
-    (OPERATORS, lambda call: call.recorded),
+    if call.recorded:
+        return OPERATORS
     # torch differentiates plain operators forwards by itself; no rule is written for it.
-    (EAGER, lambda call: call.dual),
+    if call.dual:
+        return EAGER
     # Functions that know how to be transformed: under vmap the mapped dimension becomes groups.
-    (FUNCTIONS, lambda call: call.wrapped),
+    if call.wrapped:
+        return FUNCTIONS
     # One compiled call each way and one function: with cold caches every further tensor costs more than arithmetic.
-    (STEP, lambda call: call.steps),
+    if call.steps:
+        return STEP
     # The fastest operator that this device has, by people who know it; the formula in plain PyTorch is several times
     # slower there.
-    (NATIVE, lambda call: call.covered),
+    if call.covered:
+        return NATIVE
     # The six functions, compiled or in plain PyTorch, take everything: groups, masks, moments that are wanted.
-    (KERNELS, lambda call: True),
-)
-"""The first row whose condition holds serves the call."""
-
-
-def choose(call: Facts) -> str:
-    """The route of a call."""
-    return next(route for route, serves in ROUTES if serves(call))
+    return KERNELS
 
 
 def facts(
@@ -68,6 +67,7 @@ def facts(
     running: Running | None = None,
     statistics: tuple[Tensor, Tensor] | None = None,
     groups: int = 1,
+    core: ModuleType | None = None,
 ) -> Facts:
     """The facts of a call.
 
@@ -76,14 +76,18 @@ def facts(
         running: in a training step of one group, what is to become of the running statistics.
         statistics: in inference, the mean and variance, (C,) or (groups, C).
         groups: how many parts of the batch do not share statistics.
+        core: the compiled core, where it is known to compute with all these tensors; then nothing records.
     """
-    if in_graph():
+    if core is None and in_graph():
         return RECORDED
     weight, bias, _, residual, mask, activation, _ = apply
+    dual, wrapped = in_forward_mode(), in_transform()
     mean, var = running[:2] if running is not None else statistics or (None, None)
-    dual = in_forward_mode()
-    wrapped = in_transform() or not has_memory(x, weight, bias, residual, mask, mean, var)
-    core = None if dual or wrapped else core_for(x, activation)
+    if core is None:
+        wrapped = wrapped or not has_memory(x, weight, bias, residual, mask, mean, var)
+        core = None if dual or wrapped else core_for(x, activation)
+    elif dual or wrapped:
+        core = None
     differentiated = torch.is_grad_enabled() and (
         x.requires_grad
         or (weight is not None and weight.requires_grad)
@@ -105,8 +109,7 @@ def _is_for_core(running: Running) -> bool:
     if collects or not moves or mean is None or var is None:
         return not collects
     return (
-        mean.dtype == var.dtype
-        and mean.is_contiguous()
+        mean.is_contiguous()
         and var.is_contiguous()
         and not (mean.requires_grad or var.requires_grad or mean.is_inference() or var.is_inference())
         and (type(momentum) is float or not isinstance(momentum, Tensor) or readable(momentum))

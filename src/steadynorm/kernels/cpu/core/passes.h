@@ -52,6 +52,7 @@ struct N(work) {
     REAL *sums, *products;                    /* float32 sums, W lanes a channel or one a column */
     double *wide_sums, *wide_products;        /* what these were when float64 took over */
     double *m, *v, *rest, *invstd, *a, *b, *s, *q; /* per channel of a tile */
+    int64_t tile;                             /* the tile that the coefficients are of, counted over groups; -1 for none */
     INT *keep;                                /* as wide as the longest row */
     int64_t lines;                            /* numbers of a line of columns or channels */
 };
@@ -79,6 +80,7 @@ static void N(begin_work)(struct call *call, char *scratch, struct N(work) *w) {
     int64_t lanes;
     double **wide[] = {&w->m, &w->v, &w->rest, &w->invstd, &w->a, &w->b, &w->s, &w->q};
     memset(w, 0, sizeof *w);
+    w->tile = -1;
     w->lines = N(line_length)(p);
     lanes = p->runs ? p->channels * W : w->lines;
     w->mean = N(line)(&scratch, w->lines, sizeof(REAL));
@@ -392,6 +394,15 @@ static double N(measure)(const struct call *call, const struct share *s, struct 
 
 /* ---- what normalizes ---- */
 
+/* Whether the coefficients are not those of this share yet, whose tile they are of from now on. Parts of a tile share
+   them, and a thread takes parts one after the other. */
+static int N(is_new)(const struct call *call, const struct share *s, struct N(work) *w) {
+    int64_t tile = s->group * call->plan.tiles + s->tile;
+    int new = w->tile != tile;
+    w->tile = tile;
+    return new;
+}
+
 /* Coefficients of a share from mean w->m and variance w->v. Distances are taken from the mean as REAL holds it, or, where
    it is near, from 0: that spares a rounding of each value. `rest` is what the mean has beyond; the shift accounts for
    it. */
@@ -421,7 +432,6 @@ static void N(read_statistics)(const struct call *call, const struct share *s, s
 /* ---- forward ---- */
 
 static void N(apply)(const struct call *call, const struct share *s, struct N(work) *w, int again) {
-    N(prepare)(call, s, w);
     N(set_loop)(call, w, N(APPLY), N(form)(call), call->residual != NULL, call->signs != NULL);
     w->streams = N(may_stream)(call);
     N(walk)(call, s, w, 0, again);
@@ -450,8 +460,10 @@ static void N(forward)(struct call *call, char *scratch) {
             memcpy(mean, w.m, (size_t)s.channels * sizeof(double));
             memcpy(m2, w.v, (size_t)s.channels * sizeof(double));
             for (int64_t c = 0; c < s.channels; c++) w.v[c] /= count > 1 ? count : 1;
-        } else {
+            if (call->applies && at_once) N(prepare)(call, &s, &w);
+        } else if (N(is_new)(call, &s, &w)) {
             N(read_statistics)(call, &s, &w);
+            N(prepare)(call, &s, &w);
         }
         if (call->applies && at_once) N(apply)(call, &s, &w, call->measures);
         own++;
@@ -472,30 +484,36 @@ static void N(forward)(struct call *call, char *scratch) {
     while ((item = take(call, &call->taken_again, call->backwards)) >= 0) {
         struct share s = share_of(call, item);
         int64_t place = s.group * channels + s.first;
-        memcpy(w.m, call->mean + place, (size_t)s.channels * sizeof(double));
-        for (int64_t c = 0; c < s.channels; c++)
-            w.v[c] = call->m2[place + c] / (call->count[place + c] > 1 ? call->count[place + c] : 1);
+        if (N(is_new)(call, &s, &w)) {
+            memcpy(w.m, call->mean + place, (size_t)s.channels * sizeof(double));
+            for (int64_t c = 0; c < s.channels; c++)
+                w.v[c] = call->m2[place + c] / (call->count[place + c] > 1 ? call->count[place + c] : 1);
+            N(prepare)(call, &s, &w);
+        }
         N(apply)(call, &s, &w, 1);
     }
 }
 
 /* ---- backward ---- */
 
-/* dx and dresidual of a share, whose statistics have been read. dx = dz * scale + d * pull + push: pull and push are how
+/* The coefficients that are of x and dy, after `prepare`: dx = dz * scale + d * pull + push, where pull and push are how
    the statistics follow x. */
-static void N(pull)(const struct call *call, const struct share *s, struct N(work) *w) {
+static void N(prepare_pull)(const struct call *call, const struct share *s, struct N(work) *w) {
     int64_t place = s->group * call->channels + s->first;
-    if (call->varies) {
-        double *pull = w->s, *push = w->q;
-        for (int64_t c = 0; c < s->channels; c++) {
-            double count = call->count[place + c] > 1 ? call->count[place + c] : 1;
-            double tilt = call->sum_dz_xhat[place + c] / count * w->invstd[c];
-            pull[c] = -tilt * w->a[c];
-            push[c] = (tilt * w->rest[c] - call->sum_dz[place + c] / count) * w->a[c];
-        }
-        N(spread)(call, s, pull, w->pull);
-        N(spread)(call, s, push, w->push);
+    double *pull = w->s, *push = w->q;
+    if (!call->varies) return;
+    for (int64_t c = 0; c < s->channels; c++) {
+        double count = call->count[place + c] > 1 ? call->count[place + c] : 1;
+        double tilt = call->sum_dz_xhat[place + c] / count * w->invstd[c];
+        pull[c] = -tilt * w->a[c];
+        push[c] = (tilt * w->rest[c] - call->sum_dz[place + c] / count) * w->a[c];
     }
+    N(spread)(call, s, pull, w->pull);
+    N(spread)(call, s, push, w->push);
+}
+
+/* dx and dresidual of a share, from its coefficients. */
+static void N(pull)(const struct call *call, const struct share *s, struct N(work) *w) {
     N(set_loop)(call, w, N(PULL), N(form)(call), N(reads_residual)(call), call->signs != NULL);
     w->streams = N(may_stream)(call);
     N(walk)(call, s, w, 0, call->measures);
@@ -510,8 +528,11 @@ static void N(backward)(struct call *call, char *scratch) {
     N(begin_work)(call, scratch, &w);
     while ((item = take(call, &call->taken, backwards)) >= 0) {
         struct share s = share_of(call, item);
-        N(read_statistics)(call, &s, &w);
-        N(prepare)(call, &s, &w);
+        if (N(is_new)(call, &s, &w)) {
+            N(read_statistics)(call, &s, &w);
+            N(prepare)(call, &s, &w);
+            if (!call->measures) N(prepare_pull)(call, &s, &w);
+        }
         if (call->measures) {
             int64_t place = s.group * channels + s.first;
             double *sums = call->sum_dz + place, *products = call->sum_dz_xhat + place;
@@ -526,7 +547,10 @@ static void N(backward)(struct call *call, char *scratch) {
                 products[c] = (w.q[c] - w.rest[c] * w.s[c]) * w.invstd[c];
             }
         }
-        if (call->applies && at_once) N(pull)(call, &s, &w);
+        if (call->applies && at_once) {
+            if (call->measures) N(prepare_pull)(call, &s, &w);
+            N(pull)(call, &s, &w);
+        }
         own++;
     }
     if (!call->measures) return;
@@ -538,10 +562,14 @@ static void N(backward)(struct call *call, char *scratch) {
     }
     if (at_once || !call->applies) return;
     wait_until_merged(call);
-    while ((item = take(call, &call->taken_again, call->backwards)) >= 0) {
+    for (int64_t pulled = -1; (item = take(call, &call->taken_again, call->backwards)) >= 0; pulled = w.tile) {
         struct share s = share_of(call, item);
-        N(read_statistics)(call, &s, &w);
-        N(prepare)(call, &s, &w);
+        int new = N(is_new)(call, &s, &w);
+        if (new) {
+            N(read_statistics)(call, &s, &w);
+            N(prepare)(call, &s, &w);
+        }
+        if (new || pulled < 0) N(prepare_pull)(call, &s, &w);
         N(pull)(call, &s, &w);
     }
 }
