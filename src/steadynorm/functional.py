@@ -12,6 +12,7 @@ from .errors import ChannelMismatchError, InvalidInputError, NonFiniteStatistics
 from .inputs import check_pair, check_single_value, prepare
 from .kernels import Apply, readable
 from .kernels.running import UNTOUCHED, Outcome, Running
+from .torch_internals import in_graph
 
 
 def batch_norm(
@@ -82,7 +83,7 @@ def batch_norm(
     running = Running(running_mean, running_var, momentum)
     check_single_value(name, single_value)
     given = weight, bias, eps, residual, mask, activation, negative_slope
-    x, apply, core = prepare(name, input, *given, running, training)
+    x, apply, core = prepare(name, input, *given, running, training, in_graph())
     y, outcome = step(name, x, apply, core, running, training, single_value)
     if not outcome.finite:
         warn_of_poison(name)
@@ -107,8 +108,9 @@ def step(
         training, single_value: as in `batch_norm`.
     """
     if training:
-        check_pair(who, running.mean, running.var)
-        if values_per_channel(x, apply.mask) != 1:
+        if (running.mean is None) != (running.var is None):
+            check_pair(who, running.mean, running.var)
+        if (apply.mask is None and x.numel() > x.size(1)) or values_per_channel(x, apply.mask) != 1:
             return ops.train(who, x, apply, running, core)
         if single_value != "running" or running.mean is None:
             raise InvalidInputError(

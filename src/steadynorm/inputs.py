@@ -10,9 +10,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from . import kernels
 from .errors import ChannelMismatchError, InvalidArgumentError, InvalidInputError, UnsupportedDtypeError
-from .kernels import ACTIVATIONS, Apply, core_taking, readable
+from .kernels import ACTIVATIONS, Apply, readable
 from .kernels.running import Running
+
+_ACTIVATIONS = (None, *ACTIVATIONS)
 
 
 def prepare(
@@ -27,28 +30,32 @@ def prepare(
     negative_slope: float,
     running: Running,
     training: bool,
+    recorded: bool,
 ) -> tuple[Tensor, Apply, ModuleType | None]:
     """All that `batch_norm` takes, as the user gave it, checked: in dense memory, with the mask (N, 1, *).
 
     Args:
         who: who speaks in error messages: a name, or an object whose str() is one, made when there is something to say.
         training: whether the batch's own statistics normalize.
+        recorded: whether a graph is recorded: see `torch_internals.in_graph`.
 
     Returns:
         The data; what happens to it; and the compiled core, where it has found at once that all is in order, and
         computes with these tensors as they are. Else None, which says nothing.
     """
     mean, var, momentum, *_ = running
-    core = core_taking(input, residual, weight, bias, mean, var) if mask is None else None
-    if core is None:
+    core = None if recorded or mask is not None else kernels.compiled()
+    if core is None or not core.takes(input, residual, weight, bias, mean, var):
+        core = None
         _check_tensors(who, input, residual, mean, var, weight, bias)
         input = dense(input)
         residual = None if residual is None else dense(residual)
         mask = None if mask is None else as_mask(who, mask, input)
     if not eps > 0:
         check_eps(who, eps, training)
-    check_momentum(who, momentum)
-    if activation is not None:
+    if type(momentum) is not float or not 0 <= momentum <= 1:
+        check_momentum(who, momentum)
+    if activation not in _ACTIVATIONS:
         check_activation(who, activation)
     return input, Apply(weight, bias, eps, residual, mask, activation, negative_slope), core
 

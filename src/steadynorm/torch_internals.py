@@ -25,7 +25,8 @@ def direct(function: type[torch.autograd.Function]) -> Callable[..., Any]:
 
 def in_graph() -> bool:
     """Whether a compiler, an exporter or torch.jit.trace records what is computed."""
-    return torch.compiler.is_compiling() or torch._C._is_tracing()
+    compiler = torch.compiler  # its is_compiling takes longer: it asks torch.jit.script too, which calls no Python
+    return compiler.is_dynamo_compiling() or compiler._is_compiling_flag or torch._C._is_tracing()
 
 
 def in_forward_mode() -> bool:
@@ -43,9 +44,8 @@ def unsafe_view(y: Tensor, shape: torch.Size) -> Tensor:
     return torch.ops.aten._unsafe_view(y, shape)
 
 
-def count_change(*tensors: Tensor) -> None:
-    """Has autograd know that these have been written to, as `torch.autograd.graph.increment_version` does in ten times as long."""
-    torch._C._increment_version(tensors)
+count_change = torch._C._increment_version
+"""Has autograd know that an iterable of tensors has been written to; the public function first looks at the types."""
 
 
 def process_group(name: str) -> dist.ProcessGroup:

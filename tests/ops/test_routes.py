@@ -18,7 +18,7 @@ from steadynorm.functional import batch_norm
 from steadynorm.kernels import ACTIVATIONS, Apply, running
 from steadynorm.kernels.running import Running
 from steadynorm.ops import native, routes
-from steadynorm.ops.routes import EAGER, FUNCTIONS, KERNELS, NATIVE, OPERATORS, STEP, choose, facts
+from steadynorm.ops.routes import EAGER, FUNCTIONS, KERNELS, NATIVE, OPERATORS, STEP, choose
 
 from ..support.cores import PlainCore, without_core
 
@@ -71,36 +71,36 @@ def core(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
 @pytest.mark.parametrize("case", TRAINING.values(), ids=TRAINING)
 def test_training(case: tuple, core: bool) -> None:
     drawn, apply, running, expected = case
-    assert choose(facts(data(*SHAPE, **drawn), apply, running)) == expected[0 if core else 1]
+    assert choose(data(*SHAPE, **drawn), apply, running).route == expected[0 if core else 1]
 
 
 @pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name not in ("relu6", "hardswish")])
 def test_every_activation(activation: str, core: bool) -> None:
     apply = PLAIN._replace(activation=activation)
-    assert choose(facts(data(*SHAPE), apply, kept())) == (STEP if core else NATIVE)
+    assert choose(data(*SHAPE), apply, kept()).route == (STEP if core else NATIVE)
 
 
 @pytest.mark.parametrize("wants_gradient", [True, False])
 def test_inference(wants_gradient: bool, core: bool) -> None:
     x, statistics = data(*SHAPE).requires_grad_(wants_gradient), (torch.zeros(3), torch.ones(3))
-    call = facts(x, PLAIN, statistics=statistics)
-    assert choose(call) == (KERNELS if core else NATIVE)
+    call = choose(x, PLAIN, statistics=statistics)
+    assert call.route == (KERNELS if core else NATIVE)
     assert call.differentiated == wants_gradient
-    assert choose(facts(x, PLAIN._replace(mask=MASK), statistics=statistics)) == KERNELS
+    assert choose(x, PLAIN._replace(mask=MASK), statistics=statistics).route == KERNELS
     meta = (torch.zeros(3, device="meta"), torch.ones(3, device="meta"))
-    assert choose(facts(data(*SHAPE, device="meta"), PLAIN, statistics=meta)) == NATIVE
+    assert choose(data(*SHAPE, device="meta"), PLAIN, statistics=meta).route == NATIVE
 
 
 def test_groups(core: bool) -> None:
-    assert choose(facts(data(*SHAPE), PLAIN, groups=2)) == KERNELS
+    assert choose(data(*SHAPE), PLAIN, groups=2).route == KERNELS
     own = torch.zeros(2, 3), torch.ones(2, 3)
-    assert choose(facts(data(*SHAPE), PLAIN, statistics=own, groups=2)) == KERNELS
-    assert choose(facts(data(*SHAPE), PLAIN, statistics=(own[0][:1], own[1][:1]))) == KERNELS
+    assert choose(data(*SHAPE), PLAIN, statistics=own, groups=2).route == KERNELS
+    assert choose(data(*SHAPE), PLAIN, statistics=(own[0][:1], own[1][:1])).route == KERNELS
 
 
 def test_empty_batch(core: bool) -> None:
     """torch's operator refuses it, and there is nothing to be fast at."""
-    assert choose(facts(data(0, 3, 4), PLAIN, kept())) == KERNELS
+    assert choose(data(0, 3, 4), PLAIN, kept()).route == KERNELS
 
 
 def test_inference_tensor(core: bool) -> None:
@@ -108,20 +108,20 @@ def test_inference_tensor(core: bool) -> None:
     with torch.inference_mode():
         x = data(*SHAPE)
     apply = PLAIN._replace(weight=torch.ones(3).requires_grad_())
-    assert choose(facts(x, apply, kept())) == (KERNELS if core else NATIVE)
-    assert choose(facts(x, PLAIN, kept())) == (STEP if core else NATIVE)
+    assert choose(x, apply, kept()).route == (KERNELS if core else NATIVE)
+    assert choose(x, PLAIN, kept()).route == (STEP if core else NATIVE)
 
 
 def test_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else is asked: a compiler's tensors have no memory to be looked at."""
     monkeypatch.setattr(routes, "in_graph", lambda: True)
     monkeypatch.setattr(routes, "has_memory", pytest.fail)
-    assert choose(facts(data(*SHAPE), PLAIN, kept())) == OPERATORS
+    assert choose(data(*SHAPE), PLAIN, kept()).route == OPERATORS
 
 
 def test_forward_mode(core: bool) -> None:
     with forward_ad.dual_level():
-        assert choose(facts(data(*SHAPE), PLAIN, kept())) == EAGER
+        assert choose(data(*SHAPE), PLAIN, kept()).route == EAGER
 
 
 def test_transformations(core: bool) -> None:
@@ -130,13 +130,13 @@ def test_transformations(core: bool) -> None:
     captured, running = data(*SHAPE), kept()
 
     def note(x: Tensor) -> Tensor:
-        found.append(choose(facts(captured, PLAIN, running)))
+        found.append(choose(captured, PLAIN, running).route)
         return x
 
     torch.vmap(note)(data(2))
     torch.func.grad(lambda x: note(x).sum())(data(2))
     with FakeTensorMode() as mode:
-        found.append(choose(facts(mode.from_tensor(captured), PLAIN, running)))
+        found.append(choose(mode.from_tensor(captured), PLAIN, running).route)
     assert found == [FUNCTIONS] * 3
 
 

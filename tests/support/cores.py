@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steadynorm.kernels import Apply, eager
-from steadynorm.kernels.running import Running
+from steadynorm.kernels.running import Outcome, Running
 
 SLOPES = ("relu", "relu6", "leaky_relu")
 """Piecewise linear activations."""
@@ -33,7 +33,7 @@ class PlainCore(ModuleType):
     def takes(self, *tensors: Tensor | None) -> bool:
         return True
 
-    def train(self, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+    def train(self, x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, bytes, Tensor | None, Outcome]:
         self.calls.append("train")
         y, batch = eager.forward(x, apply)
         statistics = torch.stack([batch.count[0], batch.mean[0], batch.m2[0], batch.var[0]])
@@ -45,13 +45,13 @@ class PlainCore(ModuleType):
             z = eager.normalize(x, batch.mean, batch.var, apply._replace(activation=None, mask=None))
             signs = (z > 0) & ~((z >= 6) if apply.activation == "relu6" else torch.zeros_like(z, dtype=torch.bool))
             signs = signs.flatten().to(torch.uint8)
-        return y, statistics, signs, bool(statistics.isfinite().all())
+        return y, statistics.numpy().tobytes(), signs, Outcome(finite=bool(statistics.isfinite().all()))
 
     def train_backward(
-        self, dy: Tensor, x: Tensor, statistics: Tensor, apply: Apply, signs: Tensor | None, wants_dx: bool
+        self, dy: Tensor, x: Tensor, kept: bytes, apply: Apply, signs: Tensor | None, wants_dx: bool
     ) -> tuple[Tensor | None, ...]:
         self.calls.append("train_backward")
-        count, mean, _, var = statistics
+        count, mean, _, var = torch.frombuffer(bytearray(kept), dtype=torch.float64).reshape(4, -1)
         known = None if signs is None else self.unpack_signs(signs, x)
         grads = eager.backward(dy, x, mean, var, apply, count[None], signs=known)
         dweight, dbias = (

@@ -15,14 +15,15 @@ z = (x - mean) / sqrt(var + eps) * weight + bias + residual:
 | `backward`    | `reduce_grad` and `input_grad` in one, likewise                                      |
 
 `eager` is plain PyTorch: it serves every device and, being differentiable, every derivative beyond the first. The
-compiled core serves CPU tensors. It may be missing, and has more functions: `takes`, see `core_taking`; and, for a
-training step of one group:
+compiled core serves CPU tensors. It may be missing, and has more functions, the last three for a training step of one
+group:
 
-- `train(x, apply, running)` → y; count, mean, m2 and variance, float64 (4, C); `signs`; and whether the batch's moments
-  are finite. It also moves the running statistics of a `Running` that moves and has them. `signs` keeps, one bit a
-  value, where a piecewise linear activation after a residual has slope 1, to be saved instead of the residual; else
-  it is None.
-- `train_backward(dy, x, statistics, apply, signs, wants_dx)` → dx, dweight, dbias and dresidual, None for what is not
+- `takes(x, residual, weight, bias, mean, var)` → whether all of these fit and need not be copied, None standing for
+  what is not there: one question instead of many checks. No says nothing of why.
+- `train(x, apply, running)` → y; `kept`, what it keeps of the moments; `signs`; and the `Outcome`. It also moves the
+  running statistics of a `Running` that moves and has them, and may count the batch. `signs` keeps, one bit a value,
+  where a piecewise linear activation after a residual has slope 1, to be saved instead of the residual; else None.
+- `train_backward(dy, x, kept, apply, signs, wants_dx)` → dx, dweight, dbias and dresidual, None for what is not
   there. With signs the residual of `apply` is None, and is not needed.
 - `unpack_signs(signs, x)` → bool, of x's shape and memory order.
 """
@@ -91,22 +92,6 @@ def core_for(x: Tensor, activation: str | None) -> ModuleType | None:
     if not x.is_cpu or x.dtype not in COMPILED or x.numel() == 0:
         return None
     return compiled()
-
-
-def core_taking(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-) -> ModuleType | None:
-    """The compiled core, where it can say at once that all of these fit, and that it computes with them as they are.
-
-    Asked before anything is checked, as one question takes a tenth of the time of all checks. None says nothing.
-    """
-    core = None if in_graph() else compiled()
-    return core if core is not None and core.takes(x, residual, weight, bias, mean, var) else None
 
 
 @lru_cache

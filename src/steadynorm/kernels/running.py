@@ -22,6 +22,7 @@ class Running(NamedTuple):
         moves: whether they move.
         guarded: they stay where the batch's mean or variance is not finite.
         collects: the batch's moments are wanted, instead of moving them.
+        batches: number of batches so far, 0-d, which is to grow by one; whoever cannot count leaves it to the layer.
     """
 
     mean: Tensor | None = None
@@ -30,6 +31,7 @@ class Running(NamedTuple):
     moves: bool = True
     guarded: bool = False
     collects: bool = False
+    batches: Tensor | None = None
 
 
 class Outcome(NamedTuple):
@@ -39,11 +41,13 @@ class Outcome(NamedTuple):
         finite: whether the batch's moments were finite; True where no running statistic was to move, or nobody looked.
         batch: the batch's moments (1, C) where they are wanted.
         untouched: whether the batch had one value a channel, and the running statistics normalized it.
+        counted: whether `Running.batches` has grown.
     """
 
     finite: bool = True
     batch: Moments | None = None
     untouched: bool = False
+    counted: bool = False
 
 
 FINE, POISONED, UNTOUCHED = Outcome(), Outcome(finite=False), Outcome(untouched=True)

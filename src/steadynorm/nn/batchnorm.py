@@ -16,13 +16,15 @@ from ..inputs import check_activation, check_eps, check_momentum, check_single_v
 from ..kernels import Apply
 from ..kernels.running import Outcome, Running
 from ..moments import Moments, statistics_dtype
-from .layer import NARROW, Layer, Speaker, held, recomputing
+from ..torch_internals import in_backward, in_graph
+from .layer import NARROW, Layer, Speaker
 
 
 class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
     """What the three layers share; they differ in the shapes they take."""
 
-    _shapes: ClassVar[dict[int, str]]
+    _shapes: ClassVar[dict[int, str]] = {}
+    """Numbers of dimensions that are taken, and what they are; none if `_check_input_dim` decides."""
     _guard: Callable[[Any], None] | None = None
     """Told of a batch that is not finite and was kept out of the running statistics: see statistics/guard."""
     _collector: Callable[[Any, Moments], None] | None = None
@@ -63,28 +65,43 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
 
         `mask` says which elements are real: bool, (N, *) or broadcastable to it, or the lengths (N,) of sequences.
         """
-        if isinstance(input, torch.fx.Proxy):
+        if type(input) is not Tensor and isinstance(input, torch.fx.Proxy):
             return self._record(input, mask, residual)
-        self._check_input_dim(input)
-        who, running, parameters = Speaker(self), self._running(), self._parameters
-        weight, bias = held(self, parameters, "weight"), held(self, parameters, "bias")
+        if input.dim() not in self._shapes:
+            self._check_input_dim(input)
+        recorded = in_graph()
+        who, running = Speaker(self), self._running(recorded)
+        try:
+            parameters = self._parameters
+            weight, bias = parameters["weight"], parameters["bias"]
+        except KeyError:  # another attribute of this name, as parametrizations have it
+            weight, bias = self.weight, self.bias
         given = weight, bias, self.eps, residual, mask, self.activation, self.negative_slope
-        x, apply, core = prepare(who, input, *given, running, self._is_by_batch(running))
+        x, apply, core = prepare(who, input, *given, running, self._is_by_batch(running), recorded)
         y, outcome = self._step(who, x, apply, core, running)
         if running.moves and not outcome.untouched:
             self._after(outcome)
         return y
 
-    def _running(self) -> Running:
+    def _running(self, recorded: bool) -> Running:
         """The running statistics, and what is to become of them.
 
         They do not move where activations are recomputed inside a backward pass.
+
+        Args:
+            recorded: whether a graph is recorded: see `torch_internals.in_graph`.
         """
-        moves = self.training and self.track_running_stats and not recomputing()
-        momentum = self._momentum() if moves else 0.0
+        moves = self.training and self.track_running_stats and (recorded or not in_backward())
+        momentum = self.momentum if moves else 0.0
+        if momentum is None:
+            momentum = self._momentum()
         collects = self.training and self._collector is not None  # also where a forward is repeated: by the same route
-        mean, var = held(self, self._buffers, "running_mean"), held(self, self._buffers, "running_var")
-        return Running(mean, var, momentum, moves, self._guard is not None, collects)
+        try:
+            buffers = self._buffers
+            mean, var, batches = buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"]
+        except KeyError:
+            mean, var, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        return Running(mean, var, momentum, moves, self._guard is not None, collects, batches)
 
     def _momentum(self) -> float | Tensor:
         """Weight of the next batch in the running statistics."""
@@ -104,16 +121,15 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         return step(who, x, apply, core, running, self._is_by_batch(running), self.single_value)
 
     def _after(self, outcome: Outcome) -> None:
-        """Counts the batch, or hands it over; says so where it was not finite."""
+        """Counts the batch, if nobody has, or hands it over; says so where it was not finite."""
         if outcome.batch is not None and self._collector is not None:
             self._collector(self, outcome.batch)
             return
         if not outcome.finite and self._guard is not None:
             self._guard(self)
             return
-        tracked = held(self, self._buffers, "num_batches_tracked")
-        if tracked is not None:
-            tracked.add_(1)
+        if not outcome.counted and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
         if not outcome.finite and not self._warned:
             self._warned = True
             warn_of_poison(self._speaker(), " steadynorm.guard_statistics keeps such batches out.")

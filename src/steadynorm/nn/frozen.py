@@ -12,6 +12,7 @@ from ..errors import ChannelMismatchError, InvalidArgumentError
 from ..functional import evaluate
 from ..inputs import check_activation, check_eps, prepare
 from ..kernels.running import Running
+from ..torch_internals import in_graph
 from .layer import NARROW, Layer, Speaker
 
 _TORCHS = torch.nn.modules.batchnorm._BatchNorm
@@ -143,7 +144,7 @@ class FrozenBatchNorm(Layer):
             return self._record(input, mask, residual)
         who, running = Speaker(self), Running(self.running_mean, self.running_var)
         given = self.weight, self.bias, self.eps, residual, mask, self.activation, self.negative_slope
-        x, apply, core = prepare(who, input, *given, running, training=False)
+        x, apply, core = prepare(who, input, *given, running, False, in_graph())
         return evaluate(who, x, apply, running, core)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:

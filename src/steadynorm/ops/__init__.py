@@ -15,7 +15,7 @@ from ..kernels import Apply, eager
 from ..kernels.running import FINE, Outcome, Running, settle
 from ..moments import Moments
 from . import compiled, native, operators
-from .routes import EAGER, FUNCTIONS, KERNELS, NATIVE, OPERATORS, STEP, Facts, choose, facts
+from .routes import EAGER, FUNCTIONS, KERNELS, NATIVE, OPERATORS, STEP, Choice, choose
 
 __all__ = ["batch_norm", "moments", "normalize", "train"]
 
@@ -48,13 +48,15 @@ def train(
     Returns:
         y, of x's shape and memory order, and what was found.
     """
-    call = facts(x, apply, running, core=core)
-    route = choose(call)
+    route, core, differentiated = call = choose(x, apply, running, core=core)
     if route == STEP:
-        return compiled.train(call.core, x, apply, running, call.differentiated)
+        if differentiated:
+            return compiled.step(x, apply.weight, apply.bias, apply.residual, core, apply, running)
+        y, _, _, outcome = core.train(x, apply, running)  # type: ignore[union-attr]
+        return y, outcome
     if route == NATIVE:
         return native.train(who, x, apply, running)
-    y, batch = _by(call, route, x, apply, 1)
+    y, batch = _by(call, x, apply, 1)
     if x.numel() == 0 and not running.collects:
         return y, FINE
     return y, settle(who, running, batch)
@@ -71,20 +73,18 @@ def batch_norm(x: Tensor, apply: Apply, groups: int = 1) -> tuple[Tensor, Moment
     Returns:
         y, of x's shape and memory order, and the moments, (groups, C), which pass no gradient.
     """
-    call = facts(x, apply, groups=groups)
-    return _by(call, choose(call), x, apply, groups)
+    return _by(choose(x, apply, groups=groups), x, apply, groups)
 
 
 def normalize(
     x: Tensor, mean: Tensor, var: Tensor, apply: Apply, groups: int = 1, core: ModuleType | None = None
 ) -> Tensor:
     """Normalizes by given statistics, (C,) or (groups, C), which receive no gradient; the rest as `batch_norm`."""
-    call = facts(x, apply, None, (mean, var), groups, core)
-    route = choose(call)
-    if route == KERNELS and not call.differentiated:
-        return (call.core or eager).normalize(x, mean, var, apply, groups)
+    route, core, differentiated = choose(x, apply, None, (mean, var), groups, core)
+    if route == KERNELS and not differentiated:
+        return (core or eager).normalize(x, mean, var, apply, groups)
     if route == NATIVE:
-        return native.normalize(x, mean, var, apply, call.differentiated)
+        return native.normalize(x, mean, var, apply, differentiated)
     if route == OPERATORS and groups == 1 and mean.dim() == 1:
         return native.normalize_for_compiler(x, mean, var, apply)
     return _NORMALIZE[route](x, mean, var, *apply, groups)
@@ -92,13 +92,12 @@ def normalize(
 
 def moments(x: Tensor, mask: Tensor | None) -> Moments:
     """The moments (1, C) of the real elements of x, (N, C, *), dense."""
-    call = facts(x, Apply(None, None, 0.0, mask=mask))
-    return (call.core or eager).moments(x, mask)
+    return (choose(x, Apply(None, None, 0.0, mask=mask)).core or eager).moments(x, mask)
 
 
-def _by(call: Facts, route: str, x: Tensor, apply: Apply, groups: int) -> tuple[Tensor, Moments]:
+def _by(call: Choice, x: Tensor, apply: Apply, groups: int) -> tuple[Tensor, Moments]:
     """y and the moments by any route that hands them over."""
-    if route == KERNELS and not call.differentiated:
+    if call.route == KERNELS and not call.differentiated:
         return (call.core or eager).forward(x, apply, groups)
-    y, *batch = _BATCH_NORM[route](x, *apply, groups)
+    y, *batch = _BATCH_NORM[call.route](x, *apply, groups)
     return y, Moments(*batch)

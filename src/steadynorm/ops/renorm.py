@@ -15,7 +15,7 @@ from ..kernels import Apply, eager, has_memory, serving
 from ..moments import Moments
 from . import batch_norm
 from .gradients import changes_dresidual, differentiable_backward
-from .routes import KERNELS, choose, facts
+from .routes import KERNELS, choose
 
 
 def batch_renorm(x: Tensor, apply: Apply, batch: Moments, r: Tensor, d: Tensor) -> Tensor:
@@ -28,11 +28,11 @@ def batch_renorm(x: Tensor, apply: Apply, batch: Moments, r: Tensor, d: Tensor) 
         r: (C,), a constant.
         d: (C,), likewise.
     """
-    call = facts(x, apply)
-    if choose(call) != KERNELS:
+    route, core, differentiated = choose(x, apply)
+    if route != KERNELS:
         return batch_norm(x, corrected(apply, r, d))[0]
-    if not call.differentiated:
-        return (call.core or eager).normalize(x, batch.mean, batch.var, corrected(apply, r, d))
+    if not differentiated:
+        return (core or eager).normalize(x, batch.mean, batch.var, corrected(apply, r, d))
     weight, bias, eps, residual, mask, activation, negative_slope = apply
     settings = (eps, mask, activation, negative_slope)
     return _BatchRenorm.apply(x, weight, bias, residual, settings, batch, r, d)

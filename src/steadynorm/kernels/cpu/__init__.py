@@ -16,12 +16,13 @@ from ...errors import InvalidArgumentError
 from ...moments import Moments
 from ...torch_internals import count_change
 from .. import ACTIVATIONS, Apply, Gradients
-from ..running import Running
+from ..running import Outcome, Running
 from . import _core, threads
 
 _ACTIVATION_CODES = {None: 0} | {name: code for code, name in enumerate(ACTIVATIONS, 1)}
 _BENT = ("relu", "relu6", "leaky_relu")
 """Activations whose derivative one bit can keep."""
+_OUTCOMES = tuple(Outcome(finite=bool(bits & 1), counted=bool(bits & 2)) for bits in range(4))
 ASKED = "STEADYNORM_INSTRUCTION_SET"
 """Environment variable that names the instruction set to use; by default the widest that the processor has."""
 
@@ -119,36 +120,34 @@ def backward(
 # ---- a training step ----
 
 
-def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, Tensor, Tensor | None, bool]:
+def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, bytes, Tensor | None, Outcome]:
     """`forward` of one group that moves the running statistics too.
 
     Returns:
-        y; count, mean, m2 and variance, float64 (4, C); where a residual and a piecewise linear activation are, uint8
-        with one bit a value, which says where the activation's derivative is 1, else None; and whether the moments are
-        finite, as far as running statistics move.
+        y; what `train_backward` needs of the batch's moments; where a residual and a piecewise linear activation are,
+        uint8 with one bit a value, which says where the activation's derivative is 1, else None; and what was found.
     """
     weight, bias, eps, residual, mask, activation, negative_slope = apply
-    mean, var, momentum, moves, guarded, _ = running
-    if not moves:
-        mean = var = None
+    mean, var, momentum, moves, guarded, _, batches = running
+    if not moves or mean is None or var is None:
+        mean = var = batches = None
     signs = None
     if residual is not None or mask is not None:
         x, residual, mask = _laid_out(x, residual, mask)
         if residual is not None and activation in _BENT:
             signs = torch.empty(_core.signs_size(x), dtype=torch.uint8)
     y = torch.empty_like(x)
-    statistics = torch.empty((4, x.size(1)), dtype=torch.float64)
     settings = _ACTIVATION_CODES[activation], negative_slope, eps, torch.get_num_threads()
-    finite = _core.train(
-        x, residual, mask, y, signs, statistics, weight, bias, mean, var, momentum, guarded, *settings
-    )
-    if mean is not None:
-        count_change(mean, var)
-    return y, statistics, signs, finite
+    given = x, residual, mask, y, signs, weight, bias, mean, var, batches
+    found, kept = _core.train(*given, momentum, guarded, *settings)
+    outcome = _OUTCOMES[found]
+    if mean is not None and var is not None:
+        count_change((mean, var, batches) if outcome.counted and batches is not None else (mean, var))
+    return y, kept, signs, outcome
 
 
 def train_backward(
-    dy: Tensor, x: Tensor, statistics: Tensor, apply: Apply, signs: Tensor | None, wants_dx: bool
+    dy: Tensor, x: Tensor, kept: bytes, apply: Apply, signs: Tensor | None, wants_dx: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """`backward` of what `train` gave: dx; dweight and dbias, of their parameters' shape and dtype; dresidual.
 
@@ -158,16 +157,12 @@ def train_backward(
     if not _core.alike(x, dy, residual):
         x, residual, mask = _laid_out(x, residual, mask)
         dy = _laid_out_like(dy, x)
-    if statistics.dtype != torch.float64:
-        statistics = statistics.double()  # hooks may have saved them otherwise
     dx = torch.empty_like(x) if wants_dx else None
     dresidual = None if residual is None and signs is None else torch.empty_like(x)
     dweight = None if weight is None else torch.empty_like(weight)
     dbias = None if bias is None else torch.empty_like(bias)
     settings = _ACTIVATION_CODES[activation], negative_slope, eps, torch.get_num_threads()
-    _core.train_backward(
-        x, dy, residual, mask, signs, dx, dresidual, statistics, weight, bias, dweight, dbias, *settings
-    )
+    _core.train_backward(x, dy, residual, mask, signs, dx, dresidual, kept, weight, bias, dweight, dbias, *settings)
     return dx, dweight, dbias, dresidual
 
 
@@ -223,9 +218,7 @@ def _backward(
     _core.backward(x, groups, dy, residual, mask, dx, dresidual, *given, *settings)
 
 
-def _laid_out(
-    x: Tensor, residual: Tensor | None, mask: Tensor | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _laid_out(x: Tensor, residual: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """x dense, the residual in its memory order, the mask contiguous."""
     x = _dense(x)
     if residual is not None:

@@ -173,15 +173,18 @@ static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count
     Py_RETURN_NONE;
 }
 
-/* train(x, residual, mask, y, signs, statistics, weight, bias, running_mean, running_var, momentum, guarded, activation,
-   slope, eps, threads) -> whether the moments are finite, as far as running statistics move.
+/* train(x, residual, mask, y, signs, weight, bias, running_mean, running_var, batches, momentum, guarded, activation,
+   slope, eps, threads) -> (found, kept).
 
-   statistics: count, mean, m2 and variance, float64 (4, C), written. */
+   batches: number of batches so far, which grows by one if it is int64 and the running statistics have moved. found: 1 if
+   the moments are finite, as far as running statistics move, plus 2 if the batch was counted. kept: for `train_backward`;
+   bytes, as a tensor takes longer to make than a small one to normalize. */
 static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
     struct call call = {.groups = 1};
-    struct tensor x;
-    int team;
+    struct tensor x, batches;
+    PyObject *keep, *found, *both;
+    int team, counted;
     (void)self;
     if (begin(&a, "train", args, count, 16)) return NULL;
     x = data(&a, &call);
@@ -189,21 +192,33 @@ static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     call.mask = bytes(&a, "mask");
     call.y = like(&a, "y", &x);
     call.signs = bytes(&a, "signs");
-    call.count = all_statistics(&a, &call);
     call.weight = vector(&a, "weight", &call);
     call.bias = vector(&a, "bias", &call);
-    call.running_mean = vector(&a, "running_mean", &call);
-    call.running_var = vector(&a, "running_var", &call);
+    call.running_mean = written(&a, "running_mean", &call);
+    call.running_var = written(&a, "running_var", &call);
+    batches = tensor(&a);
     call.momentum = real_number(&a);
     call.guarded = (int)number(&a);
     team = read_settings(&a, &call);
     if (a.failed) return NULL;
+    keep = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(4 * call.channels * (int64_t)sizeof(double)));
+    if (keep == NULL) return NULL;
+    call.count = (double *)PyBytes_AsString(keep);
     call.mean = call.count + call.channels;
     call.m2 = call.mean + call.channels;
     call.variance = call.m2 + call.channels;
     call.measures = call.applies = 1;
-    if (compute(&a, &call, team, forward_on_thread)) return NULL;
-    return PyBool_FromLong(!call.infinite);
+    if (compute(&a, &call, team, forward_on_thread)) {
+        Py_DECREF(keep);
+        return NULL;
+    }
+    counted = is_count(&batches) && !(call.infinite && call.guarded);
+    if (counted) ++*(int64_t *)batches.data;
+    found = PyLong_FromLong(!call.infinite + 2 * counted);
+    both = found == NULL ? NULL : PyTuple_Pack(2, found, keep);
+    Py_XDECREF(found);
+    Py_DECREF(keep);
+    return both;
 }
 
 /* backward(x, groups, dy, residual, mask, dx, dresidual, mean, var, weight, bias, count, sum_dz, sum_dz_xhat, measures,
@@ -239,8 +254,8 @@ static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t coun
     Py_RETURN_NONE;
 }
 
-/* train_backward(x, dy, residual, mask, signs, dx, dresidual, statistics, weight, bias, dweight, dbias, activation,
-   slope, eps, threads), where statistics are what `train` wrote. */
+/* train_backward(x, dy, residual, mask, signs, dx, dresidual, kept, weight, bias, dweight, dbias, activation, slope, eps,
+   threads). */
 static PyObject *train_backward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
     struct call call = {.groups = 1};
@@ -255,11 +270,11 @@ static PyObject *train_backward(PyObject *self, PyObject *const *args, Py_ssize_
     call.signs = bytes(&a, "signs");
     call.dx = like(&a, "dx", &x);
     call.dresidual = like(&a, "dresidual", &x);
-    call.count = all_statistics(&a, &call);
+    call.count = kept(&a, &call);
     call.weight = vector(&a, "weight", &call);
     call.bias = vector(&a, "bias", &call);
-    call.dweight = vector(&a, "dweight", &call);
-    call.dbias = vector(&a, "dbias", &call);
+    call.dweight = written(&a, "dweight", &call);
+    call.dbias = written(&a, "dbias", &call);
     team = read_settings(&a, &call);
     if (a.failed) return NULL;
     call.given_mean = (struct vector){call.count + call.channels, FLOAT64, 1, 0};
@@ -310,7 +325,7 @@ static PyObject *unpack_signs(PyObject *self, PyObject *const *args, Py_ssize_t 
    they are, which says nothing of why.
 
    They are if all are None or plain tensors in the CPU's memory, x is dense and of a dtype of the core, the residual lies
-   as x does, and the others are (C,), of x's dtype or float32 beside 16 bits. */
+   as x does, and the others are (C,), each channel in a place of its own, of x's dtype or float32 beside 16 bits. */
 static PyObject *takes(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct tensor x, other;
     int64_t values = 0;
@@ -326,7 +341,7 @@ static PyObject *takes(PyObject *self, PyObject *const *args, Py_ssize_t count) 
         for (int k = 2; fits && k < 6; k++) {
             if (args[k] == Py_None) continue;
             fits = is_plain(args[k]) && look(args[k], &other) == 0 && other.device.type == ON_CPU && other.ndim == 1 &&
-                   other.shape[0] == x.shape[1] &&
+                   other.shape[0] == x.shape[1] && (other.strides[0] != 0 || other.shape[0] == 1) &&
                    (dtype_of(&other) == dtype || (dtype_of(&other) == FLOAT32 && dtype >= BFLOAT16));
         }
         values = fits ? x.shape[0] * size_from(&x, 2) : 0;

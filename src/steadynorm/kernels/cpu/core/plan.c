@@ -18,11 +18,12 @@ enum {
     TILES = 8,             /* tiles of runs are a multiple of it, where there are as many channels */
     WIDTH = 512,           /* columns of a row at least, of a tensor that is large enough: fewer rows are less work */
     NARROW = 64,           /* columns of a row at least, of any tensor that has them: some vectors */
+    LANES = 16,            /* values of the widest vector: a row that ends with one is summed faster */
     FEW_ROWS = 32,         /* rows that a small tensor has nevertheless */
-    WIDEST = 1024,         /* columns of a row at most: a page of float32 */
+    WIDEST = 2048,         /* columns of a row at most: with their sums they fill the first cache */
     SMALL = 1 << 17,       /* values that caches hold: narrow tiles, which are of one part, are as fast then */
     PART = 1 << 16,        /* values that are worth an item of their own */
-    ROWS_OF_PART = 64,     /* rows of columns of a part, at least: sampling and merging are to be little */
+    ROWS_OF_PART = 128,    /* rows of columns of a part, at least: sampling and merging are to be little */
     ITEMS = 32,            /* items wanted of a tensor that is large enough */
     COLUMN_TILE = 16       /* tiles of columns begin at multiples of so many channels */
 };
@@ -44,11 +45,14 @@ struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, 
         p.rows = examples * p.pieces;
         tiles = ceil_div(ceil_div(channels, together), TILES) * TILES; /* as much work for each of a few threads */
         p.channels = most(1, ceil_div(channels, tiles));
-    } else if (period <= (size <= SMALL ? WIDEST / 4 : WIDEST)) {
-        p.stride = p.width = period * most(1, least(most(NARROW, least(WIDTH, size / FEW_ROWS)), size) / period);
+    } else if (period <= (size <= SMALL ? WIDEST / 8 : WIDEST)) {
+        int64_t unit = LANES / least(LANES, period & -period), periods; /* so many periods are whole vectors */
+        periods = most(1, least(most(NARROW, least(WIDTH, size / FEW_ROWS)), size) / period);
+        if (period * unit <= least(WIDTH, size)) periods = ceil_div(periods, unit) * unit;
+        p.stride = p.width = period * periods;
         p.rows = ceil_div(size, p.width);
     } else {
-        int64_t tiles = ceil_div(period, size <= SMALL ? WIDEST / 4 : WIDEST);
+        int64_t tiles = ceil_div(period, size <= SMALL ? WIDEST / 8 : WIDEST);
         p.channels = least(channels, ceil_div(ceil_div(channels, tiles), COLUMN_TILE) * COLUMN_TILE);
         p.stride = period;
         p.width = p.channels * p.inner;
@@ -59,6 +63,7 @@ struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, 
     values = p.rows * p.width * (p.runs ? p.channels : 1);
     p.parts = groups * p.tiles >= (p.runs ? TILES : ITEMS) ? 1 : ceil_div(2 * ITEMS, groups * p.tiles);
     p.parts = most(1, least(least(p.parts, values / PART), p.runs ? p.rows : p.rows / ROWS_OF_PART));
+    if (p.parts > 2) p.parts -= p.parts % 2; /* a team of threads is mostly even */
     p.items = groups * p.tiles * p.parts;
     return p;
 }

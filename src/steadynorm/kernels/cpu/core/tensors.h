@@ -24,7 +24,7 @@ struct exchange {
     int (*look)(void *object, struct tensor *seen); /* 0, or -1 with a Python error; what is seen belongs to the object */
 };
 
-enum { ON_CPU = 1, UNSIGNED = 1, FLOAT = 2, BFLOAT = 4, BOOL = 6 }; /* DLPack's numbers of devices and kinds of dtypes */
+enum { ON_CPU = 1, SIGNED = 0, UNSIGNED = 1, FLOAT = 2, BFLOAT = 4, BOOL = 6 }; /* DLPack's numbers of devices and kinds of dtypes */
 
 static const struct exchange *torchs;
 static PyObject *plain[2]; /* classes whose objects are nothing but tensors: Tensor and Parameter */
@@ -54,6 +54,12 @@ static int dtype_of(const struct tensor *t) {
     if (t->dtype.code == BFLOAT) return t->dtype.bits == 16 ? BFLOAT16 : -1;
     if (t->dtype.code != FLOAT) return -1;
     return t->dtype.bits == 32 ? FLOAT32 : t->dtype.bits == 64 ? FLOAT64 : t->dtype.bits == 16 ? FLOAT16 : -1;
+}
+
+/* One int64 in the CPU's memory. */
+static int is_count(const struct tensor *t) {
+    return t->data != NULL && t->device.type == ON_CPU && t->dtype.code == SIGNED && t->dtype.bits == 64 &&
+           t->dtype.lanes == 1 && t->ndim == 0;
 }
 
 static int64_t size_from(const struct tensor *t, int dimension) {
@@ -108,20 +114,23 @@ static void refuse(struct arguments *a, const char *name, const char *expected) 
 }
 
 static int64_t number(struct arguments *a) {
-    int64_t value = PyLong_AsSsize_t(*a->next++);
+    PyObject *object = *a->next++;
+    int64_t value = a->failed ? 0 : PyLong_AsSsize_t(object);
     if (value == -1 && PyErr_Occurred()) a->failed = 1;
     return value;
 }
 
 static double real_number(struct arguments *a) {
-    double value = PyFloat_AsDouble(*a->next++);
+    PyObject *object = *a->next++;
+    double value = a->failed ? 0 : PyFloat_AsDouble(object);
     if (value == -1.0 && PyErr_Occurred()) a->failed = 1;
     return value;
 }
 
 static struct tensor tensor(struct arguments *a) {
+    PyObject *object = *a->next++;
     struct tensor seen;
-    if (a->failed || look(*a->next++, &seen)) {
+    if (a->failed || look(object, &seen)) {
         memset(&seen, 0, sizeof seen);
         a->failed = 1;
     }
@@ -177,6 +186,13 @@ static struct vector vector(struct arguments *a, const char *name, const struct 
     return v;
 }
 
+/* As `vector`, for what is written. */
+static struct vector written(struct arguments *a, const char *name, const struct call *call) {
+    struct vector v = vector(a, name, call);
+    if (v.data != NULL && v.stride == 0 && call->channels > 1) refuse(a, name, "with a place of its own for each channel");
+    return v;
+}
+
 /* Memory of `lines` lines of (groups, C), float64, dense; NULL for none. */
 static double *statistics(struct arguments *a, const char *name, const struct call *call, int64_t lines) {
     struct tensor t = tensor(a);
@@ -186,9 +202,13 @@ static double *statistics(struct arguments *a, const char *name, const struct ca
     return t.data;
 }
 
-/* Memory of count, mean, m2 and variance, float64 (4, C). */
-static double *all_statistics(struct arguments *a, const struct call *call) {
-    double *found = statistics(a, "statistics", call, 4);
-    if (found == NULL) refuse(a, "statistics", "count, mean, m2 and variance, (4, C)");
-    return found;
+/* What a training step keeps of a batch: bytes that hold count, mean, m2 and variance, float64 (4, C). */
+static double *kept(struct arguments *a, const struct call *call) {
+    PyObject *bytes = *a->next++;
+    if (a->failed) return NULL;
+    if (!PyBytes_Check(bytes) || PyBytes_Size(bytes) != (Py_ssize_t)(4 * call->channels * (int64_t)sizeof(double))) {
+        refuse(a, "kept", "what `train` gave for as many channels");
+        return NULL;
+    }
+    return (double *)PyBytes_AsString(bytes);
 }
