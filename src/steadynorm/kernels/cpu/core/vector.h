@@ -109,7 +109,31 @@ INLINE TRUTH N(signs)(const uint8_t *p) {
 #if HALF == 0
 INLINE V N(load)(const STORED *p) { return (V)*(const N(memory) *)p; }
 INLINE N(memory) N(packed)(V v) { return (N(memory))v; }
-#elif HALF == 1 /* bfloat16 */
+#elif HALF == 1 && ISA_AVX512 /* bfloat16; compilers convert these vectors half by half */
+INLINE V N(load)(const STORED *p) {
+    return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)*(const N(memory) *)p), 16);
+}
+INLINE N(memory) N(packed)(V v) {
+    __m512i bits = (__m512i)v, rounded = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF));
+    __mmask16 odd = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x10000));
+    rounded = _mm512_mask_add_epi32(rounded, odd, rounded, _mm512_set1_epi32(1));
+    rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q),
+                                    _mm512_set1_epi32(0x7FC00000));
+    return (N(memory))_mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+}
+#elif HALF == 1 && ISA_AVX2
+INLINE V N(load)(const STORED *p) {
+    return (V)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)*(const N(memory) *)p), 16);
+}
+INLINE N(memory) N(packed)(V v) {
+    __m256i bits = (__m256i)v, odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd);
+    __m256i nan = (__m256i)_mm256_cmp_ps((__m256)v, (__m256)v, _CMP_UNORD_Q);
+    rounded = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7FC00000), nan), 16);
+    rounded = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded, rounded), 0x08);
+    return (N(memory))_mm256_castsi256_si128(rounded);
+}
+#elif HALF == 1
 INLINE V N(load)(const STORED *p) { return (V)(__builtin_convertvector(*(const N(memory) *)p, I) << 16); }
 INLINE N(memory) N(packed)(V v) {
     N(bits) bits = (N(bits))v;
