@@ -111,8 +111,13 @@ static int begin(struct arguments *a, const char *function, PyObject *const *arg
     return -1;
 }
 
+static int64_t itemsize(const struct call *call) {
+    return call->dtype == FLOAT64 ? 8 : call->dtype == FLOAT32 ? 4 : 2;
+}
+
 static void plan(struct call *call) {
-    call->plan = steadynorm_plan(call->groups, call->examples, call->channels, call->length, call->channels_last);
+    call->plan = steadynorm_plan(call->groups, call->examples, call->channels, call->length, call->channels_last,
+                                 call->measures, itemsize(call));
 }
 
 /* groups; activation, slope, eps; threads of the team, which are returned. Groups come before what depends on them. */
@@ -135,8 +140,7 @@ static int read_settings(struct arguments *a, struct call *call) {
 
 /* Runs a pass over what the arguments said. 0, or -1 with a Python error and nothing written. */
 static int compute(const struct arguments *a, struct call *call, int team, void (*pass)(void *)) {
-    int64_t itemsize = call->dtype == FLOAT64 ? 8 : call->dtype == FLOAT32 ? 4 : 2;
-    int64_t size = call->groups * call->examples * call->channels * call->length * itemsize;
+    int64_t size = call->groups * call->examples * call->channels * call->length * itemsize(call);
     if (a->failed) return -1;
     call->backwards = size > cache_size / 8; /* what was read last is still in the cache */
     call->streams = size > cache_size / 4;   /* what is written would hardly be in the cache when it is read */
@@ -288,7 +292,7 @@ static PyObject *train_backward(PyObject *self, PyObject *const *args, Py_ssize_
 /* x -> bytes of memory for the signs of all values. */
 static PyObject *signs_size(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
-    struct call call = {.groups = 1};
+    struct call call = {.groups = 1, .measures = 1};
     const struct plan *p = &call.plan;
     int64_t lanes, slots;
     (void)self;
@@ -307,7 +311,7 @@ static PyObject *signs_size(PyObject *self, PyObject *const *args, Py_ssize_t co
 /* unpack_signs(x, signs, y): y, bool of x's shape and order, is where the activation's derivative is 1. */
 static PyObject *unpack_signs(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
-    struct call call = {.groups = 1};
+    struct call call = {.groups = 1, .measures = 1};
     (void)self;
     if (begin(&a, "unpack_signs", args, count, 3)) return NULL;
     data(&a, &call);

@@ -13,8 +13,9 @@
 enum {
     RUN_LENGTH = 16,       /* positions from which on a row of one channel is long enough: a vector of any machine */
     RUN_WIDTH = 2048,      /* values of one channel that are summed in float32 before float64 takes over (up to twice) */
-    PIECE = 1 << 12,       /* values of an example in a tile of runs, at least: memory is read faster in long pieces */
-    SLAB = 1 << 16,        /* values of a tile of runs, at most, if that leaves PIECE: a second reading is from cache */
+    PASS_WIDTH = 1 << 15,  /* the same where nothing is summed: so many values are worth an item */
+    PIECE = 1 << 14,       /* bytes of an example in a tile of runs, at least: memory is read faster in long pieces */
+    SLAB = 1 << 18,        /* bytes of a tile of runs, at most, if that leaves PIECE: a second reading is from cache */
     TILES = 8,             /* tiles of runs are a multiple of it, where there are as many channels */
     WIDTH = 512,           /* columns of a row at least, of a tensor that is large enough: fewer rows are less work */
     NARROW = 64,           /* columns of a row at least, of any tensor that has them: some vectors */
@@ -28,7 +29,8 @@ enum {
     COLUMN_TILE = 16       /* tiles of columns begin at multiples of so many channels */
 };
 
-struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, int64_t length, int channels_last) {
+struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, int64_t length, int channels_last,
+                            int measures, int64_t itemsize) {
     struct plan p = {0};
     int64_t period, size = examples * channels * length, values;
     p.inner = channels_last || length == 1 ? 1 : length;
@@ -37,13 +39,17 @@ struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, 
     p.channels = channels;
     period = channels * p.inner;
     if (p.runs) {
-        int64_t together = most(ceil_div(PIECE, length), SLAB / (examples * length)), tiles;
+        int64_t together = most(ceil_div(PIECE / itemsize, length), SLAB / itemsize / (examples * length)), tiles;
+        int64_t widest = measures ? RUN_WIDTH : PASS_WIDTH;
         p.stride = length;
-        p.width = least(length, ceil_div(ceil_div(length, ceil_div(length, RUN_WIDTH)), 16) * 16);
+        p.width = least(length, ceil_div(ceil_div(length, ceil_div(length, widest)), 16) * 16);
         p.pieces = length / p.width; /* the last piece takes what is left, so that none is shorter than a vector */
         p.longest = length - (p.pieces - 1) * p.width;
         p.rows = examples * p.pieces;
-        tiles = ceil_div(ceil_div(channels, together), TILES) * TILES; /* as much work for each of a few threads */
+        if (measures)
+            tiles = ceil_div(ceil_div(channels, together), TILES) * TILES; /* as much work for each of a few threads */
+        else
+            tiles = ceil_div(ITEMS, groups * p.rows); /* as few as there may be: all memory is passed in order, once */
         p.channels = most(1, ceil_div(channels, tiles));
     } else if (period <= (size <= SMALL ? WIDEST / 8 : WIDEST)) {
         int64_t unit = LANES / least(LANES, period & -period), periods; /* so many periods are whole vectors */
@@ -61,7 +67,7 @@ struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, 
     p.longest = most(p.longest, p.width);
     p.tiles = ceil_div(channels, p.channels);
     values = p.rows * p.width * (p.runs ? p.channels : 1);
-    p.parts = groups * p.tiles >= (p.runs ? TILES : ITEMS) ? 1 : ceil_div(2 * ITEMS, groups * p.tiles);
+    p.parts = groups * p.tiles >= (p.runs && measures ? TILES : ITEMS) ? 1 : ceil_div(2 * ITEMS, groups * p.tiles);
     p.parts = most(1, least(least(p.parts, values / PART), p.runs ? p.rows : p.rows / ROWS_OF_PART));
     if (p.parts > 2) p.parts -= p.parts % 2; /* a team of threads is mostly even */
     p.items = groups * p.tiles * p.parts;
