@@ -20,6 +20,8 @@
 #endif
 /* Rows in a sample of rows of one position, and values of a run in a sample: a vector of any instruction set. */
 enum { SAMPLES = 16, RUN_SAMPLE = 16 };
+/* Bytes of a run that is written past the caches wherever it begins. */
+enum { STREAMED_RUN = 1 << 13 };
 /* Kinds of activation: none, ReLU, another piecewise linear one, one whose derivative is not constant. */
 enum { FORM_NONE, FORM_RELU, FORM_BENT, FORM_SMOOTH, FORMS };
 

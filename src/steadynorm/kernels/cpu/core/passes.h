@@ -33,11 +33,12 @@ static int64_t N(run_slots)(const struct call *call) {
     return (p->pieces - 1) * (p->width / W) + sign_slots(p->longest, W);
 }
 
-/* Whether what is written may go past the caches: every row of columns must begin with a vector. */
+/* Whether what is written may go past the caches: every row must begin with a vector. A run may also be so long that what
+   it has of a vector at its ends, which goes to the caches first, matters little. */
 static int N(may_stream)(const struct call *call) {
     uintptr_t begins = (uintptr_t)call->y | (uintptr_t)call->dx | (uintptr_t)call->dresidual;
     int64_t group = call->groups > 1 ? call->examples * call->channels * call->length : 0;
-    if (!call->streams || call->plan.runs) return call->streams;
+    if (!call->streams || (call->plan.runs && call->length * (int64_t)sizeof(STORED) >= STREAMED_RUN)) return call->streams;
     begins |= (uintptr_t)((call->plan.stride | group) * (int64_t)sizeof(STORED));
     return begins % sizeof(N(memory)) == 0;
 }
