@@ -1,6 +1,6 @@
 """What one forward of a (60, 100) training step costs beside arithmetic, part by part: python benchmarks/overhead.py.
 
-The compiled core is one that does nothing but allocate y, so that only Python, autograd and the allocator are left.
+The compiled core is one that only allocates what it gives, so that Python, autograd and the allocator are left.
 Seconds are this thread's, the best of many repeats.
 """
 
@@ -16,16 +16,24 @@ import torch
 from torch import Tensor
 
 import steadynorm as sn
-from steadynorm import kernels, ops
+from steadynorm import kernels
 from steadynorm.functional import step
 from steadynorm.inputs import prepare
-from steadynorm.kernels.running import FINE
-from steadynorm.ops.routes import choose, facts
+from steadynorm.kernels import cpu
+from steadynorm.kernels.running import Outcome
+from steadynorm.ops import compiled
+from steadynorm.ops.routes import choose
 
-STATISTICS, GRADIENT = torch.ones(4, 100, dtype=torch.float64), torch.ones(100)
+GRADIENT = torch.ones(100)
 NOTHING = SimpleNamespace(
-    train=lambda x, apply, running: (torch.empty_like(x), STATISTICS, None, True),
-    train_backward=lambda dy, x, *_: (torch.empty_like(x), GRADIENT, GRADIENT, None),
+    takes=cpu.takes,
+    train=lambda x, apply, running: (torch.empty_like(x), b"", None, Outcome(counted=True)),
+    train_backward=lambda dy, x, *_: (
+        torch.empty_like(x),
+        torch.empty_like(GRADIENT),
+        torch.empty_like(GRADIENT),
+        None,
+    ),
     normalize=lambda x, *_: torch.empty_like(x),
 )
 
@@ -37,20 +45,31 @@ def microseconds(part: Callable[[], Any], number: int = 3000) -> float:
 
 def training(layer: Any, x: Tensor) -> dict[str, Callable[[], Any]]:
     """The parts, each with those inside it below it."""
-    running = layer._running()
-    given = layer.weight, layer.bias, layer.eps, None, None, layer.activation, layer.negative_slope, running, True
-    data, apply = prepare("layer", x, *given)
-    call = facts(data, apply, running)
+    running = layer._running(False)
+    given = (
+        layer.weight,
+        layer.bias,
+        layer.eps,
+        None,
+        None,
+        layer.activation,
+        layer.negative_slope,
+        running,
+        True,
+        False,
+    )
+    data, apply, core = prepare("layer", x, *given)
     return {
         "layer(x), all of it": lambda: layer(x),
-        "  what is asked of running statistics": layer._running,
+        "  what is asked of running statistics": lambda: layer._running(False),
         "  checks": lambda: prepare("layer", x, *given),
-        "  step": lambda: step("layer", data, apply, running, True),
-        "    facts": lambda: facts(data, apply, running),
-        "    the table": lambda: choose(call),
-        "    autograd function and core": lambda: ops.compiled.train(call.core, data, apply, running, True),
+        "  step": lambda: step("layer", data, apply, core, running, True),
+        "    who computes": lambda: choose(x, apply, running, core=core),
+        "    autograd function and core": lambda: compiled.step(
+            data, apply.weight, apply.bias, None, core, apply, running
+        ),
         "      memory for y": lambda: torch.empty_like(x),
-        "  counting the batch": lambda: layer._after(FINE),
+        "  after it": lambda: layer._after(Outcome(counted=True)),
     }
 
 

@@ -129,4 +129,22 @@ def test_signs_say_where_the_slope_is_1(dtype: torch.dtype, shape: tuple[int, ..
     residual[0, 0] = torch.nan
     y, _, signs, _ = cpu.train(x, Apply(None, None, 1e-5, residual, None, "relu"), Running())
     assert signs is not None
-    assert torch.equal(cpu.unpack_signs(signs, x), ~(y == 0))
+    assert torch.equal(cpu.unpack_signs(signs, x, None), ~(y == 0))
+
+
+@pytest.mark.parametrize("shape", [(9, 256, 5), (9, 64, 6), (40, 300), (5, 3, 37)], ids=str)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["channels first", "channels last"])
+def test_signs_beside_a_mask(shape: tuple[int, ...], channels_last: bool) -> None:
+    """Where there is one, rows may be cut otherwise, and so may be the signs."""
+    generator = torch.Generator().manual_seed(0)
+    x, residual, dy = (torch.randn(shape, generator=generator) for _ in range(3))
+    mask = torch.rand(shape[0], 1, *shape[2:], generator=generator) < 0.7
+    if channels_last:
+        x, residual, dy = (t.movedim(1, -1).contiguous().movedim(-1, 1) for t in (x, residual, dy))
+    apply = Apply(None, None, 1e-5, residual, mask, "relu")
+    y, kept, signs, _ = cpu.train(x, apply, Running())
+    assert signs is not None
+    slopes = ~(y == 0)
+    assert torch.equal(cpu.unpack_signs(signs, x, mask) & mask, slopes)
+    *_, dresidual = cpu.train_backward(dy, x, kept, apply._replace(residual=None), signs, True)
+    assert torch.equal(dresidual, dy * slopes)

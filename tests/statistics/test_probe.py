@@ -57,8 +57,8 @@ class Activating(nn.BatchNorm1d):
 
 
 class Twice(sn.BatchNorm1d):
-    def _step(self, who: object, x: Tensor, apply: Any, running: Any) -> Any:
-        return super()._step(who, x * x, apply, running)
+    def _step(self, who: object, x: Tensor, apply: Any, core: Any, running: Any) -> Any:
+        return super()._step(who, x * x, apply, core, running)
 
 
 NORMALIZING = {

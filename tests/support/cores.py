@@ -52,7 +52,7 @@ class PlainCore(ModuleType):
     ) -> tuple[Tensor | None, ...]:
         self.calls.append("train_backward")
         count, mean, _, var = torch.frombuffer(bytearray(kept), dtype=torch.float64).reshape(4, -1)
-        known = None if signs is None else self.unpack_signs(signs, x)
+        known = None if signs is None else self.unpack_signs(signs, x, apply.mask)
         grads = eager.backward(dy, x, mean, var, apply, count[None], signs=known)
         dweight, dbias = (
             None if values is None else grad[0].to(values.dtype)
@@ -60,6 +60,6 @@ class PlainCore(ModuleType):
         )
         return grads.x if wants_dx else None, dweight, dbias, grads.residual
 
-    def unpack_signs(self, signs: Tensor, x: Tensor) -> Tensor:
+    def unpack_signs(self, signs: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
         self.calls.append("unpack_signs")
         return signs.reshape(x.shape).bool()

@@ -25,7 +25,7 @@ group:
   where a piecewise linear activation after a residual has slope 1, to be saved instead of the residual; else None.
 - `train_backward(dy, x, kept, apply, signs, wants_dx)` → dx, dweight, dbias and dresidual, None for what is not
   there. With signs the residual of `apply` is None, and is not needed.
-- `unpack_signs(signs, x)` → bool, of x's shape and memory order.
+- `unpack_signs(signs, x, mask)` → bool, of x's shape and memory order.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class _Step(torch.autograd.Function):
         if signs is not None:
             signs = signs.to(torch.uint8)  # hooks that pack what is saved may have widened it
         if torch.is_grad_enabled() or not has_memory(dy):
-            known = None if signs is None else core.unpack_signs(signs, x)
+            known = None if signs is None else core.unpack_signs(signs, x, mask)
             dx, dweight, dbias, dresidual = differentiable_backward(dy, x, apply, signs=known)
         else:
             wants_dx = ctx.needs_input_grad[0]

@@ -135,7 +135,7 @@ def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, bytes, Ten
     if residual is not None or mask is not None:
         x, residual, mask = _laid_out(x, residual, mask)
         if residual is not None and activation in _BENT:
-            signs = torch.empty(_core.signs_size(x), dtype=torch.uint8)
+            signs = torch.empty(_core.signs_size(x, mask), dtype=torch.uint8)
     y = torch.empty_like(x)
     settings = _ACTIVATION_CODES[activation], negative_slope, eps, torch.get_num_threads()
     given = x, residual, mask, y, signs, weight, bias, mean, var, batches
@@ -166,11 +166,11 @@ def train_backward(
     return dx, dweight, dbias, dresidual
 
 
-def unpack_signs(signs: Tensor, x: Tensor) -> Tensor:
-    """Where the activation's derivative is 1, of what `train` gave for x: bool of x's shape and memory order."""
+def unpack_signs(signs: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Where the activation's derivative is 1, of what `train` gave for both: bool of x's shape and memory order."""
     x = _dense(x)
     found = torch.empty_like(x, dtype=torch.bool)
-    _core.unpack_signs(x, signs, found)
+    _core.unpack_signs(x, mask, signs, found)
     return found
 
 

@@ -79,7 +79,7 @@ void steadynorm_give_way(void);
 
 /* measures: whether statistics or sums are taken, so that memory is read twice; itemsize: bytes of a value. */
 struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, int64_t length, int channels_last,
-                            int measures, int64_t itemsize);
+                            int measures, int masked, int64_t itemsize);
 
 /* One instruction set: its name, values of a vector by dtype, and the passes, which every thread of a call runs. */
 struct instructions {

@@ -117,7 +117,7 @@ static int64_t itemsize(const struct call *call) {
 
 static void plan(struct call *call) {
     call->plan = steadynorm_plan(call->groups, call->examples, call->channels, call->length, call->channels_last,
-                                 call->measures, itemsize(call));
+                                 call->measures, call->mask != NULL, itemsize(call));
 }
 
 /* groups; activation, slope, eps; threads of the team, which are returned. Groups come before what depends on them. */
@@ -186,7 +186,8 @@ static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count
 static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
     struct call call = {.groups = 1};
-    struct tensor x, batches;
+    struct tensor x;
+    int64_t *batches;
     PyObject *keep, *found, *both;
     int team, counted;
     (void)self;
@@ -200,7 +201,7 @@ static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     call.bias = vector(&a, "bias", &call);
     call.running_mean = written(&a, "running_mean", &call);
     call.running_var = written(&a, "running_var", &call);
-    batches = tensor(&a);
+    batches = counter(&a);
     call.momentum = real_number(&a);
     call.guarded = (int)number(&a);
     team = read_settings(&a, &call);
@@ -216,8 +217,8 @@ static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) 
         Py_DECREF(keep);
         return NULL;
     }
-    counted = is_count(&batches) && !(call.infinite && call.guarded);
-    if (counted) ++*(int64_t *)batches.data;
+    counted = batches != NULL && !(call.infinite && call.guarded);
+    if (counted) ++*batches;
     found = PyLong_FromLong(!call.infinite + 2 * counted);
     both = found == NULL ? NULL : PyTuple_Pack(2, found, keep);
     Py_XDECREF(found);
@@ -289,15 +290,16 @@ static PyObject *train_backward(PyObject *self, PyObject *const *args, Py_ssize_
     Py_RETURN_NONE;
 }
 
-/* x -> bytes of memory for the signs of all values. */
+/* signs_size(x, mask) -> bytes of memory for the signs of all values. */
 static PyObject *signs_size(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
     struct call call = {.groups = 1, .measures = 1};
     const struct plan *p = &call.plan;
     int64_t lanes, slots;
     (void)self;
-    if (begin(&a, "signs_size", args, count, 1)) return NULL;
+    if (begin(&a, "signs_size", args, count, 2)) return NULL;
     data(&a, &call);
+    call.mask = bytes(&a, "mask");
     if (a.failed) return NULL;
     plan(&call);
     lanes = chosen->lanes[call.dtype];
@@ -308,13 +310,14 @@ static PyObject *signs_size(PyObject *self, PyObject *const *args, Py_ssize_t co
     return PyLong_FromSsize_t((Py_ssize_t)(slots * sign_bytes(lanes)));
 }
 
-/* unpack_signs(x, signs, y): y, bool of x's shape and order, is where the activation's derivative is 1. */
+/* unpack_signs(x, mask, signs, y): y, bool of x's shape and order, is where the activation's derivative is 1. */
 static PyObject *unpack_signs(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
     struct call call = {.groups = 1, .measures = 1};
     (void)self;
-    if (begin(&a, "unpack_signs", args, count, 3)) return NULL;
+    if (begin(&a, "unpack_signs", args, count, 4)) return NULL;
     data(&a, &call);
+    call.mask = bytes(&a, "mask");
     call.signs = bytes(&a, "signs");
     call.y = tensor(&a).data;
     if (a.failed) return NULL;

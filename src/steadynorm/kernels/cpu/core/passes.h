@@ -215,8 +215,8 @@ static void N(keep_columns)(const struct call *call, const struct share *s, cons
     int64_t period = s->channels * p->inner;
     for (int64_t j = 0; j < width; j += period, mask += p->inner) {
         INT all = -(INT)*mask;
-        if (p->inner == 1)
-            for (int64_t c = 0; c < period; c++) keep[j + c] = all;
+        if (p->inner == 1) /* whole vectors: what is beyond is written next, or is room */
+            for (int64_t c = 0; c < period; c += W) N(set_integers)(keep + j + c, all);
         else
             for (int64_t c = 0; c < s->channels; c++)
                 for (int64_t k = 0; k < p->inner; k++) keep[j + c * p->inner + k] = -(INT)mask[k];

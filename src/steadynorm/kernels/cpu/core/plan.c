@@ -30,7 +30,7 @@ enum {
 };
 
 struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, int64_t length, int channels_last,
-                            int measures, int64_t itemsize) {
+                            int measures, int masked, int64_t itemsize) {
     struct plan p = {0};
     int64_t period, size = examples * channels * length, values;
     p.inner = channels_last || length == 1 ? 1 : length;
@@ -55,6 +55,7 @@ struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, 
         int64_t unit = LANES / least(LANES, period & -period), periods; /* so many periods are whole vectors */
         periods = most(1, least(most(NARROW, least(WIDTH, size / FEW_ROWS)), size) / period);
         if (period * unit <= least(WIDTH, size)) periods = ceil_div(periods, unit) * unit;
+        if (masked && unit == 1 && period >= WIDTH / 2) periods = 1; /* then a row is real or not as a whole */
         p.stride = p.width = period * periods;
         p.rows = ceil_div(size, p.width);
     } else {

@@ -137,6 +137,18 @@ static struct tensor tensor(struct arguments *a) {
     return seen;
 }
 
+/* A count of batches; nothing where there is none, or one that only torch can write to. */
+static int64_t *counter(struct arguments *a) {
+    PyObject *object = *a->next++;
+    struct tensor seen;
+    if (a->failed || !is_plain(object)) return NULL;
+    if (look(object, &seen)) {
+        PyErr_Clear();
+        return NULL;
+    }
+    return is_count(&seen) ? seen.data : NULL;
+}
+
 /* x: what all others are like. */
 static struct tensor data(struct arguments *a, struct call *call) {
     struct tensor x = tensor(a);

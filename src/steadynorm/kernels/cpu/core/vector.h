@@ -21,6 +21,7 @@ typedef uint32_t N(bits) __attribute__((vector_size(VECTOR_BYTES)));
 
 INLINE V N(all)(REAL value) { return value - (V){0}; }
 INLINE V N(numbers)(const REAL *p) { return (V)*(const N(unaligned) *)p; }
+INLINE void N(set_integers)(INT *p, INT value) { *(N(integers) *)p = value - (N(integers)){0}; }
 INLINE void N(set_numbers)(REAL *p, V v) { *(N(unaligned) *)p = v; }
 
 /* a * b + c, rounded once where the instruction set can. Spelled out, as a compiler that chose for itself would choose
