@@ -147,4 +147,4 @@ def test_signs_beside_a_mask(shape: tuple[int, ...], channels_last: bool) -> Non
     slopes = ~(y == 0)
     assert torch.equal(cpu.unpack_signs(signs, x, mask) & mask, slopes)
     *_, dresidual = cpu.train_backward(dy, x, kept, apply._replace(residual=None), signs, True)
-    assert torch.equal(dresidual, dy * slopes)
+    assert dresidual is not None and torch.equal(dresidual, dy * slopes)
