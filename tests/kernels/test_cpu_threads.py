@@ -40,7 +40,7 @@ def test_number_of_threads_does_not_matter(setup: Setup) -> None:
 def test_alone_where_there_is_no_openmp() -> None:
     inputs = draw(LARGE[0])
     expected = results_on(2, inputs)
-    _core.use_threads(0)
+    _core.use_threads(0, 0)
     try:
         assert same_bits(results_on(2, inputs), expected)
     finally:

@@ -14,30 +14,33 @@ import torch
 
 from . import _core
 
-_found = 0
-"""Address of the pool's function, 0 for none."""
+_NONE = (0, 0)
+_found = _NONE
+"""Addresses of the pool's functions."""
 
 
 def share_torchs() -> None:
     """Has the core run on torch's pool."""
     global _found
-    _found = _parallel()
-    _core.use_threads(_found)
+    _found = _functions()
+    _core.use_threads(*_found)
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=lambda: _core.use_threads(0))
+        os.register_at_fork(after_in_child=lambda: _core.use_threads(*_NONE))
 
 
 def pool() -> str:
     """Name of the pool that the core runs on."""
-    return "torch's OpenMP threads" if _found else "one thread"
+    return "torch's OpenMP threads" if _found != _NONE else "one thread"
 
 
-def _parallel() -> int:
-    """GOMP_parallel of the GNU OpenMP library that torch has loaded, if it has."""
+def _functions() -> tuple[int, int]:
+    """GOMP_parallel and omp_get_thread_num of the GNU OpenMP library that torch has loaded, if it has."""
     if not torch.backends.openmp.is_available() or not hasattr(os, "RTLD_NOLOAD"):
-        return 0
+        return _NONE
     try:
         library = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
-        return ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value or 0
+        functions = library.GOMP_parallel, library.omp_get_thread_num
     except (OSError, AttributeError):
-        return 0
+        return _NONE
+    parallel, number = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)
+    return parallel, number

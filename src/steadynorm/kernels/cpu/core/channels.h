@@ -165,18 +165,22 @@ static void update_running(const struct call *call) {
 
 /* ---- threads ---- */
 
-/* The next item that no thread has taken, from the last to the first if so asked; -1 when there is none.
+/* The next item for a thread, from the last to the first if so asked; -1 when all are taken.
 
-   Items taken one after the other lie far apart. In neighbouring memory, threads would wait for each other: what one
-   fetches ahead is what the other writes. */
-static int64_t take(const struct call *call, _Atomic int64_t *counter, int backwards) {
-    int64_t items = call->plan.items, lane = ceil_div(items, call->threads);
-    for (;;) {
-        int64_t turn = atomic_fetch_add(counter, 1), item;
-        if (turn >= lane * call->threads) return -1;
-        item = turn % call->threads * lane + turn / call->threads;
-        if (item < items) return backwards ? items - 1 - item : item;
+   Each thread has a lane of items that lie one after the other, and takes the same ones when all are gone through again:
+   what it has read is in its own cache. In neighbouring memory, threads would wait for each other: what one fetches ahead
+   is what the other writes. */
+static int64_t take(const struct call *call, int thread, int again, int backwards) {
+    int64_t items = call->plan.items;
+    for (int k = 0; k < call->threads; k++) {
+        int64_t number = (thread + k) % call->threads, first = items * number / call->threads;
+        int64_t size = items * (number + 1) / call->threads - first, turn;
+        _Atomic int64_t *taken = again ? &call->lanes[number].taken_again : &call->lanes[number].taken;
+        if (atomic_load_explicit(taken, memory_order_relaxed) >= size) continue;
+        turn = atomic_fetch_add(taken, 1);
+        if (turn < size) return first + (backwards ? size - 1 - turn : turn);
     }
+    return -1;
 }
 
 /* Whether this thread, which finished `own` items, is the one that finished the last of all. */

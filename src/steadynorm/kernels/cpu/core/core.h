@@ -36,6 +36,12 @@ struct plan {
     int64_t longest;   /* values of the longest row */
 };
 
+/* The items of a thread, which it takes one after the other; whoever has done its own helps the others. */
+struct lane {
+    _Atomic int64_t taken, taken_again; /* begin at 0 */
+    char apart[48];                     /* a line of cache for each lane */
+};
+
 struct call {
     /* data: (groups * examples, channels, length) in the memory order of x */
     const void *x, *dy, *residual; /* dy: backward only; residual: NULL for none */
@@ -64,13 +70,14 @@ struct call {
     int streams;   /* what is written goes past the caches */
     int backwards; /* items are taken from the last to the first where they are read for the second time */
     int threads;
+    struct lane *lanes; /* one a thread */
     struct plan plan;
 
     char *scratch;         /* threads * scratch_size bytes, 64-byte aligned */
     int64_t scratch_size;
 
     /* shared by the threads; begin at 0 */
-    _Atomic int64_t joined, taken, finished, ready, taken_again;
+    _Atomic int64_t finished, ready;
     int infinite; /* set by the thread that merges: the batch's moments are not finite */
 };
 
@@ -86,8 +93,8 @@ struct instructions {
     const char *name;
     int lanes[DTYPES];
     int64_t (*scratch_size)(const struct call *);
-    void (*forward)(struct call *);
-    void (*backward)(struct call *);
+    void (*forward)(struct call *, int thread);
+    void (*backward)(struct call *, int thread);
     void (*unpack)(const struct call *); /* signs -> y, bool */
 };
 

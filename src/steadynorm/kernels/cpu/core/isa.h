@@ -75,10 +75,10 @@ enum { FORM_NONE, FORM_RELU, FORM_BENT, FORM_SMOOTH, FORMS };
 /* What every thread of a call runs: its own part of the scratch, and the passes of the call's dtype. */
 #define BY_DTYPE(pass)                                                             \
     switch (call->dtype) {                                                         \
-    case FLOAT32: pass##_float32(call, scratch); break;                            \
-    case FLOAT64: pass##_float64(call, scratch); break;                            \
-    case BFLOAT16: pass##_bfloat16(call, scratch); break;                          \
-    default: pass##_float16(call, scratch);                                        \
+    case FLOAT32: pass##_float32(call, thread, scratch); break;                            \
+    case FLOAT64: pass##_float64(call, thread, scratch); break;                            \
+    case BFLOAT16: pass##_bfloat16(call, thread, scratch); break;                          \
+    default: pass##_float16(call, thread, scratch);                                        \
     }
 
 static void finish_stores(const struct call *call) {
@@ -88,18 +88,14 @@ static void finish_stores(const struct call *call) {
     (void)call;
 }
 
-static void run_forward(struct call *call) {
-    int64_t own = atomic_fetch_add(&call->joined, 1);
-    char *scratch = call->scratch + own * call->scratch_size;
-    if (own >= call->threads) return;
+static void run_forward(struct call *call, int thread) {
+    char *scratch = call->scratch + thread * call->scratch_size;
     BY_DTYPE(forward)
     finish_stores(call);
 }
 
-static void run_backward(struct call *call) {
-    int64_t own = atomic_fetch_add(&call->joined, 1);
-    char *scratch = call->scratch + own * call->scratch_size;
-    if (own >= call->threads) return;
+static void run_backward(struct call *call, int thread) {
+    char *scratch = call->scratch + thread * call->scratch_size;
     BY_DTYPE(backward)
     finish_stores(call);
 }

@@ -22,10 +22,13 @@ enum {
     QUICK = 1 << 14            /* values so few that other Python threads need not be let in */
 };
 
-/* GOMP_parallel of the OpenMP library that torch has loaded: runs a function on a team of threads. */
+/* Of the OpenMP library that torch has loaded: GOMP_parallel, which runs a function on a team of threads, and
+   omp_get_thread_num, the number of the thread in its team, from 0 on. */
 typedef void parallel(void (*function)(void *), void *data, unsigned threads, unsigned flags);
+typedef int thread_number(void);
 
 static parallel *run_parallel;
+static thread_number *number_of_thread;
 static const struct instructions *chosen;
 static int64_t cache_size = 1 << 25; /* bytes of the last cache, where the system does not say */
 
@@ -62,8 +65,17 @@ static int available(const struct instructions **found) {
 
 /* ---- a call ---- */
 
-static void forward_on_thread(void *call) { chosen->forward(call); }
-static void backward_on_thread(void *call) { chosen->backward(call); }
+static void forward_on_thread(void *data) {
+    struct call *call = data;
+    int thread = call->threads > 1 ? number_of_thread() : 0;
+    if (thread < call->threads) chosen->forward(call, thread);
+}
+
+static void backward_on_thread(void *data) {
+    struct call *call = data;
+    int thread = call->threads > 1 ? number_of_thread() : 0;
+    if (thread < call->threads) chosen->backward(call, thread);
+}
 
 /* Runs a pass on as many threads as pay. 0, or -1 with a Python error and nothing written. */
 static int run(struct call *call, int team, void (*pass)(void *)) {
@@ -71,16 +83,20 @@ static int run(struct call *call, int team, void (*pass)(void *)) {
     int64_t values = call->groups * call->examples * call->channels * call->length;
     int64_t partial = p->parts > 1 && call->measures ? call->groups * p->parts * (2 * call->channels + 1) : 0;
     int64_t sums = call->dy != NULL && call->measures && call->sum_dz == NULL ? 2 * call->channels : 0;
+    size_t lanes;
     char *memory;
     call->threads = (int)least(least(team, p->items), most(1, values / VALUES_A_THREAD));
     if (run_parallel == NULL) call->threads = 1;
     call->scratch_size = ceil_div(chosen->scratch_size(call), 64) * 64 + 1024; /* lines a page apart would collide */
-    memory = malloc((size_t)(call->threads * call->scratch_size + (partial + sums) * (int64_t)sizeof(double) + 64));
+    lanes = (size_t)call->threads * sizeof *call->lanes;
+    memory = malloc(lanes + (size_t)(call->threads * call->scratch_size + (partial + sums) * (int64_t)sizeof(double) + 64));
     if (memory == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    call->scratch = (char *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    call->lanes = (struct lane *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    memset(call->lanes, 0, lanes);
+    call->scratch = (char *)call->lanes + lanes;
     call->partial = (double *)(call->scratch + call->threads * call->scratch_size);
     call->partial_count = call->partial + partial - (partial ? call->groups * p->parts : 0);
     if (sums) { /* nobody wants to see them */
@@ -411,12 +427,15 @@ static PyObject *use_instruction_set(PyObject *self, PyObject *name) {
     Py_RETURN_FALSE;
 }
 
-/* Address of GOMP_parallel; 0 for none, so that the caller computes alone. */
-static PyObject *use_threads(PyObject *self, PyObject *function) {
-    void *pointer = PyLong_AsVoidPtr(function);
+/* use_threads(address of GOMP_parallel, address of omp_get_thread_num); 0 for none, so that the caller computes alone. */
+static PyObject *use_threads(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    void *found[2] = {NULL, NULL};
     (void)self;
+    if (count != 2) return PyErr_Format(PyExc_TypeError, "use_threads: expected 2 arguments, got %d", (int)count);
+    for (int k = 0; k < 2; k++) found[k] = PyLong_AsVoidPtr(args[k]);
     if (PyErr_Occurred()) return NULL;
-    run_parallel = (parallel *)pointer;
+    run_parallel = found[1] == NULL ? NULL : (parallel *)found[0];
+    number_of_thread = (thread_number *)found[1];
     Py_RETURN_NONE;
 }
 
@@ -461,7 +480,7 @@ static PyMethodDef methods[] = {
     FUNCTION(instruction_sets, METH_NOARGS),
     FUNCTION(instruction_set, METH_NOARGS),
     FUNCTION(use_instruction_set, METH_O),
-    FUNCTION(use_threads, METH_O),
+    FUNCTION(use_threads, METH_FASTCALL),
     FUNCTION(use_cache_size, METH_O),
     {NULL, NULL, 0, NULL},
 };

@@ -439,13 +439,13 @@ static void N(apply)(const struct call *call, const struct share *s, struct N(wo
 }
 
 /* Moments, output, or both. */
-static void N(forward)(struct call *call, char *scratch) {
+static void N(forward)(struct call *call, int thread, char *scratch) {
     const struct plan *p = &call->plan;
     struct N(work) w;
     int64_t own = 0, item, channels = call->channels;
     int at_once = p->parts == 1 || !call->measures, backwards = call->backwards && !call->measures;
     N(begin_work)(call, scratch, &w);
-    while ((item = take(call, &call->taken, backwards)) >= 0) {
+    while ((item = take(call, thread, 0, backwards)) >= 0) {
         struct share s = share_of(call, item);
         if (call->measures) {
             double count = N(measure)(call, &s, &w, w.m, w.v);
@@ -482,7 +482,7 @@ static void N(forward)(struct call *call, char *scratch) {
     }
     if (at_once || !call->applies) return;
     wait_until_merged(call);
-    while ((item = take(call, &call->taken_again, call->backwards)) >= 0) {
+    while ((item = take(call, thread, 1, call->backwards)) >= 0) {
         struct share s = share_of(call, item);
         int64_t place = s.group * channels + s.first;
         if (N(is_new)(call, &s, &w)) {
@@ -521,13 +521,13 @@ static void N(pull)(const struct call *call, const struct share *s, struct N(wor
 }
 
 /* The sums over gradients, dx, or both. */
-static void N(backward)(struct call *call, char *scratch) {
+static void N(backward)(struct call *call, int thread, char *scratch) {
     const struct plan *p = &call->plan;
     struct N(work) w;
     int64_t own = 0, item, channels = call->channels;
     int at_once = p->parts == 1 || !call->measures, backwards = call->backwards && !call->measures;
     N(begin_work)(call, scratch, &w);
-    while ((item = take(call, &call->taken, backwards)) >= 0) {
+    while ((item = take(call, thread, 0, backwards)) >= 0) {
         struct share s = share_of(call, item);
         if (N(is_new)(call, &s, &w)) {
             N(read_statistics)(call, &s, &w);
@@ -563,7 +563,7 @@ static void N(backward)(struct call *call, char *scratch) {
     }
     if (at_once || !call->applies) return;
     wait_until_merged(call);
-    for (int64_t pulled = -1; (item = take(call, &call->taken_again, call->backwards)) >= 0; pulled = w.tile) {
+    for (int64_t pulled = -1; (item = take(call, thread, 1, call->backwards)) >= 0; pulled = w.tile) {
         struct share s = share_of(call, item);
         int new = N(is_new)(call, &s, &w);
         if (new) {
