@@ -135,7 +135,10 @@ def evaluate(who: object, x: Tensor, apply: Apply, running: Running, core: Modul
             f"{who}: expected running_mean and running_var for training=False, got None. "
             "Pass both, or training=True to normalize by the batch."
         )
-    return ops.normalize(x, running.mean, running.var, apply, core=core)
+    mean, var = running.mean, running.var
+    if core is None:
+        mean, var = mean.resolve_neg(), var.resolve_neg()
+    return ops.normalize(x, mean, var, apply, core=core)
 
 
 def warn_of_poison(who: object, remedy: str = "") -> None:

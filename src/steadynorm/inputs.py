@@ -49,6 +49,7 @@ def prepare(
         core = None
         _check_tensors(who, input, residual, mean, var, weight, bias)
         input = dense(input)
+        weight, bias = (values if values is None else values.resolve_neg() for values in (weight, bias))
         residual = None if residual is None else dense(residual)
         mask = None if mask is None else as_mask(who, mask, input)
     if not eps > 0:
@@ -90,6 +91,7 @@ def _check_tensors(
 
 def dense(x: Tensor) -> Tensor:
     """`x` itself if its memory is dense with channels first or last, else a contiguous copy."""
+    x = x.resolve_neg()  # a part of a complex tensor may have its sign in a bit beside it
     if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
         return x
     return x.contiguous()

@@ -236,3 +236,22 @@ def test_input_is_left_alone() -> None:
         layer.train(training)(x, residual=residual)
     assert torch.equal(x, before)
     assert torch.equal(residual, before_residual)
+
+
+def test_dimensions_that_a_subclass_checks() -> None:
+    """`_check_input_dim` is torch's place to say what is taken."""
+
+    class Flat(sn.BatchNorm2d):
+        def _check_input_dim(self, input: torch.Tensor) -> None:
+            raise ValueError("flat ones only")
+
+    with pytest.raises(ValueError, match="flat ones only"):
+        Flat(3)(torch.zeros(2, 3, 4, 4))
+
+
+def test_eval_without_a_count_of_batches() -> None:
+    ours, theirs = sn.BatchNorm2d(3).eval(), torch.nn.BatchNorm2d(3).eval()
+    for layer in (ours, theirs):
+        del layer.num_batches_tracked
+    x = torch.arange(24.0).reshape(2, 3, 2, 2)
+    torch.testing.assert_close(ours(x), theirs(x))

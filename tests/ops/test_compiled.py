@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import pytest
@@ -216,6 +218,25 @@ def test_hooks_that_save_in_another_dtype(dtype: torch.dtype) -> None:
         y = batch_norm(x, None, None, training=True)
     ours = torch.autograd.grad(y, x, 3 * y.detach() ** 2)[0]
     torch.testing.assert_close(ours.float(), exact, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("pack", [torch.Tensor.contiguous, torch.Tensor.double], ids=["contiguous", "double"])
+def test_hooks_that_lose_order_or_dtype(pack: Callable[[Tensor], Tensor], masked: bool) -> None:
+    """Signs lie in memory as x did when they were written, and a mask is bool."""
+    x, residual, dy = (draw(4, 5, 6, 6, seed=seed).contiguous(memory_format=torch.channels_last) for seed in range(3))
+    mask = draw(4, 6, 6, seed=3) > -0.5 if masked else None
+    leaves = x.requires_grad_(), residual.requires_grad_()
+
+    def gradients(within: AbstractContextManager) -> tuple[Tensor, ...]:
+        with within:
+            y = batch_norm(x, None, None, training=True, residual=residual, activation="relu", mask=mask)
+        first = torch.autograd.grad(y, leaves, dy, retain_graph=True)
+        (graph,) = torch.autograd.grad(y, x, dy, create_graph=True)
+        return first + torch.autograd.grad(graph.square().sum(), x)
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
+    torch.testing.assert_close(gradients(hooks), gradients(nullcontext()), rtol=1e-4, atol=1e-5)
 
 
 def test_inference_tensor_moves_nothing() -> None:

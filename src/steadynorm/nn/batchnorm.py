@@ -23,8 +23,7 @@ from .layer import NARROW, Layer, Speaker
 class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
     """What the three layers share; they differ in the shapes they take."""
 
-    _shapes: ClassVar[dict[int, str]] = {}
-    """Numbers of dimensions that are taken, and what they are; none if `_check_input_dim` decides."""
+    _shapes: ClassVar[dict[int, str]]
     _guard: Callable[[Any], None] | None = None
     """Told of a batch that is not finite and was kept out of the running statistics: see statistics/guard."""
     _collector: Callable[[Any, Moments], None] | None = None
@@ -67,8 +66,7 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         """
         if type(input) is not Tensor and isinstance(input, torch.fx.Proxy):
             return self._record(input, mask, residual)
-        if input.dim() not in self._shapes:
-            self._check_input_dim(input)
+        self._check_input_dim(input)
         recorded = in_graph()
         who, running = Speaker(self), self._running(recorded)
         try:
@@ -98,9 +96,9 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
         collects = self.training and self._collector is not None  # also where a forward is repeated: by the same route
         try:
             buffers = self._buffers
-            mean, var, batches = buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"]
+            mean, var, batches = buffers["running_mean"], buffers["running_var"], buffers.get("num_batches_tracked")
         except KeyError:
-            mean, var, batches = self.running_mean, self.running_var, self.num_batches_tracked
+            mean, var, batches = self.running_mean, self.running_var, None
         return Running(mean, var, momentum, moves, self._guard is not None, collects, batches)
 
     def _momentum(self) -> float | Tensor:

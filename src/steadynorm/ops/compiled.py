@@ -34,17 +34,23 @@ class _Step(torch.autograd.Function):
         _, _, eps, _, mask, activation, negative_slope = apply
         needed = residual if residual is not None and signs is None and changes_dresidual(apply) else None
         ctx.save_for_backward(x, weight, bias, needed, mask, signs)
-        ctx.constants = core, kept, eps, activation, negative_slope, residual is not None
+        layout = None if signs is None else (x.dtype, x.stride())
+        ctx.constants = core, kept, eps, activation, negative_slope, residual is not None, layout
         return y, outcome
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
         dy = grad_outputs[0]
         x, weight, bias, residual, mask, signs = ctx.saved_tensors
-        core, kept, eps, activation, negative_slope, has_residual = ctx.constants
-        apply = Apply(weight, bias, eps, residual, mask, activation, negative_slope)
+        core, kept, eps, activation, negative_slope, has_residual, layout = ctx.constants
+        # Hooks that pack what is saved may give it back in another dtype or memory order.
+        if mask is not None:
+            mask = mask.to(torch.bool)
         if signs is not None:
-            signs = signs.to(torch.uint8)  # hooks that pack what is saved may have widened it
+            signs = signs.to(torch.uint8)
+            if (x.dtype, x.stride()) != layout:  # signs lie as x did
+                x = torch.empty_strided(x.shape, layout[1], dtype=layout[0]).copy_(x)
+        apply = Apply(weight, bias, eps, residual, mask, activation, negative_slope)
         if torch.is_grad_enabled() or not has_memory(dy):
             known = None if signs is None else core.unpack_signs(signs, x, mask)
             dx, dweight, dbias, dresidual = differentiable_backward(dy, x, apply, signs=known)

@@ -1,4 +1,4 @@
-"""Who computes: one table over facts that are asked once a call."""
+"""Who computes: one function, whose rows are looked at in order."""
 
 from __future__ import annotations
 
@@ -91,8 +91,13 @@ def _core_can_do(running: Running, taken: bool) -> bool:
     if collects or not moves or mean is None or var is None:
         return not collects
     return (
-        (taken or (mean.is_contiguous() and var.is_contiguous()))
+        (taken or (_is_plain(mean) and _is_plain(var)))
         and not (mean.requires_grad or var.requires_grad or mean.is_inference() or var.is_inference())
         and not (batches is not None and batches.is_inference())
         and (type(momentum) is float or not isinstance(momentum, Tensor) or readable(momentum))
     )
+
+
+def _is_plain(values: Tensor) -> bool:
+    """Whether memory holds these values, each in a place of its own."""
+    return values.is_contiguous() and not values.is_neg()

@@ -2,7 +2,7 @@
 
 Elements are computed in float32 (float64 for float64), sums of them in blocks that float64 adds up, statistics in
 float64. Results are the same bits whatever the number of threads. The core, `_core`, is C without torch; here tensors
-become addresses. What users pass has been checked before: see inputs.py.
+are made to fit. What users pass has been checked before: see inputs.py.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def use_instruction_set(name: str) -> None:
 
 instruction_sets, instruction_set = _core.instruction_sets, _core.instruction_set
 
-if not _core.use_tensors(Tensor.__dlpack_c_exchange_api__, Tensor, torch.nn.Parameter):
-    raise ImportError("steadynorm's compiled core reads tensors by DLPack 1, and this torch has another version.")
+if not _core.use_tensors(getattr(Tensor, "__dlpack_c_exchange_api__", None), Tensor, torch.nn.Parameter):
+    raise ImportError("steadynorm's compiled core reads tensors by DLPack 1, which this torch does not offer.")
 threads.share_torchs()
 if os.environ.get(ASKED):
     use_instruction_set(os.environ[ASKED])
@@ -135,7 +135,7 @@ def train(x: Tensor, apply: Apply, running: Running) -> tuple[Tensor, bytes, Ten
     if residual is not None or mask is not None:
         x, residual, mask = _laid_out(x, residual, mask)
         if residual is not None and activation in _BENT:
-            signs = torch.empty(_core.signs_size(x, mask), dtype=torch.uint8)
+            signs = torch.empty(_core.signs_size(x, mask), dtype=torch.uint8, device=x.device)
     y = torch.empty_like(x)
     settings = _ACTIVATION_CODES[activation], negative_slope, eps, torch.get_num_threads()
     given = x, residual, mask, y, signs, weight, bias, mean, var, batches
@@ -240,7 +240,7 @@ def _as_statistics(values: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _per_group(x: Tensor, groups: int) -> Tensor:
-    return torch.empty((groups, x.shape[1]), dtype=torch.float64)
+    return torch.empty((groups, x.shape[1]), dtype=torch.float64, device=x.device)
 
 
 def _moments_of(x: Tensor, groups: int) -> Moments:

@@ -21,7 +21,7 @@ struct vector {
     int64_t step;   /* from one group to the next; 0 where all groups share them */
 };
 
-/* How a tensor is cut into items that threads take, see plan.c. Decided by the shape alone. */
+/* How a tensor is cut into items that threads take, see plan.c. Decided before any thread begins. */
 struct plan {
     int runs;          /* a row has values of one channel (else of several) */
     int64_t inner;     /* consecutive values of one channel in a row of several: L, or 1 with channels last */
@@ -41,6 +41,8 @@ struct lane {
     _Atomic int64_t taken, taken_again; /* begin at 0 */
     char apart[48];                     /* a line of cache for each lane */
 };
+
+struct instructions;
 
 struct call {
     /* data: (groups * examples, channels, length) in the memory order of x */
@@ -67,10 +69,11 @@ struct call {
     int measures;  /* statistics (forward) or sums (backward) are taken */
     int applies;   /* y (forward) or dx and dresidual (backward) are written */
     int varies;    /* backward: statistics depend on x */
-    int streams;   /* what is written goes past the caches */
+    int streams;   /* what is written goes past the caches: non-temporal stores */
     int backwards; /* items are taken from the last to the first where they are read for the second time */
     int threads;
     struct lane *lanes; /* one a thread */
+    const struct instructions *instructions;
     struct plan plan;
 
     char *scratch;         /* threads * scratch_size bytes, 64-byte aligned */

@@ -68,13 +68,13 @@ static int available(const struct instructions **found) {
 static void forward_on_thread(void *data) {
     struct call *call = data;
     int thread = call->threads > 1 ? number_of_thread() : 0;
-    if (thread < call->threads) chosen->forward(call, thread);
+    if (thread < call->threads) call->instructions->forward(call, thread);
 }
 
 static void backward_on_thread(void *data) {
     struct call *call = data;
     int thread = call->threads > 1 ? number_of_thread() : 0;
-    if (thread < call->threads) chosen->backward(call, thread);
+    if (thread < call->threads) call->instructions->backward(call, thread);
 }
 
 /* Runs a pass on as many threads as pay. 0, or -1 with a Python error and nothing written. */
@@ -87,7 +87,8 @@ static int run(struct call *call, int team, void (*pass)(void *)) {
     char *memory;
     call->threads = (int)least(least(team, p->items), most(1, values / VALUES_A_THREAD));
     if (run_parallel == NULL) call->threads = 1;
-    call->scratch_size = ceil_div(chosen->scratch_size(call), 64) * 64 + 1024; /* lines a page apart would collide */
+    call->instructions = chosen; /* another Python thread may choose others meanwhile */
+    call->scratch_size = ceil_div(call->instructions->scratch_size(call), 64) * 64 + 1024; /* lines a page apart would collide */
     lanes = (size_t)call->threads * sizeof *call->lanes;
     memory = malloc(lanes + (size_t)(call->threads * call->scratch_size + (partial + sums) * (int64_t)sizeof(double) + 64));
     if (memory == NULL) {
@@ -136,7 +137,7 @@ static void plan(struct call *call) {
                                  call->measures, call->mask != NULL, itemsize(call));
 }
 
-/* groups; activation, slope, eps; threads of the team, which are returned. Groups come before what depends on them. */
+/* groups, which are read before what depends on them */
 static void read_groups(struct arguments *a, struct call *call) {
     call->groups = number(a);
     if (a->failed) return;
@@ -146,12 +147,32 @@ static void read_groups(struct arguments *a, struct call *call) {
         call->examples /= call->groups;
 }
 
+/* activation, slope, eps; threads of the team, which are returned */
 static int read_settings(struct arguments *a, struct call *call) {
     call->activation = (int)number(a);
     call->slope = real_number(a);
     if (call->activation != LEAKY_RELU) call->slope = 0;
     call->eps = real_number(a);
     return (int)number(a);
+}
+
+/* Bytes of the mask, if there is one. */
+static int64_t mask_size(const struct call *call) { return call->groups * call->examples * call->length; }
+
+/* Bytes of memory for the signs of all values, by the plan. */
+static int64_t size_of_signs(const struct call *call) {
+    const struct plan *p = &call->plan;
+    int64_t lanes = chosen->lanes[call->dtype], slots;
+    if (p->runs)
+        slots = call->examples * call->channels * ((p->pieces - 1) * (p->width / lanes) + sign_slots(p->longest, lanes));
+    else
+        slots = p->rows * p->tiles * sign_slots(p->width, lanes);
+    return slots * sign_bytes(lanes);
+}
+
+static uint8_t *read_signs(struct arguments *a, struct call *call) {
+    if (!a->failed) plan(call);
+    return bytes(a, "signs", a->failed ? 0 : size_of_signs(call));
 }
 
 /* Runs a pass over what the arguments said. 0, or -1 with a Python error and nothing written. */
@@ -177,7 +198,7 @@ static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count
     x = data(&a, &call);
     read_groups(&a, &call);
     call.residual = like(&a, "residual", &x);
-    call.mask = bytes(&a, "mask");
+    call.mask = bytes(&a, "mask", mask_size(&call));
     call.y = like(&a, "y", &x);
     call.count = statistics(&a, "count", &call, 1);
     call.mean = statistics(&a, "mean", &call, 1);
@@ -189,6 +210,8 @@ static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count
     team = read_settings(&a, &call);
     call.measures = call.count != NULL;
     call.applies = call.y != NULL;
+    if ((call.mean == NULL) == call.measures || (call.m2 == NULL) == call.measures)
+        refuse(&a, "count, mean and m2", "to be all or none");
     if (compute(&a, &call, team, forward_on_thread)) return NULL;
     Py_RETURN_NONE;
 }
@@ -201,7 +224,7 @@ static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count
    bytes, as a tensor takes longer to make than a small one to normalize. */
 static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
-    struct call call = {.groups = 1};
+    struct call call = {.groups = 1, .measures = 1, .applies = 1};
     struct tensor x;
     int64_t *batches;
     PyObject *keep, *found, *both;
@@ -210,9 +233,9 @@ static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     if (begin(&a, "train", args, count, 16)) return NULL;
     x = data(&a, &call);
     call.residual = like(&a, "residual", &x);
-    call.mask = bytes(&a, "mask");
-    call.y = like(&a, "y", &x);
-    call.signs = bytes(&a, "signs");
+    call.mask = bytes(&a, "mask", mask_size(&call));
+    call.y = required_like(&a, "y", &x);
+    call.signs = read_signs(&a, &call);
     call.weight = vector(&a, "weight", &call);
     call.bias = vector(&a, "bias", &call);
     call.running_mean = written(&a, "running_mean", &call);
@@ -221,6 +244,7 @@ static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     call.momentum = real_number(&a);
     call.guarded = (int)number(&a);
     team = read_settings(&a, &call);
+    if ((call.running_mean.data == NULL) != (call.running_var.data == NULL)) refuse(&a, "running statistics", "to be both or neither");
     if (a.failed) return NULL;
     keep = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(4 * call.channels * (int64_t)sizeof(double)));
     if (keep == NULL) return NULL;
@@ -228,7 +252,6 @@ static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     call.mean = call.count + call.channels;
     call.m2 = call.mean + call.channels;
     call.variance = call.m2 + call.channels;
-    call.measures = call.applies = 1;
     if (compute(&a, &call, team, forward_on_thread)) {
         Py_DECREF(keep);
         return NULL;
@@ -255,9 +278,9 @@ static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t coun
     if (begin(&a, "backward", args, count, 19)) return NULL;
     x = data(&a, &call);
     read_groups(&a, &call);
-    call.dy = like(&a, "dy", &x);
+    call.dy = required_like(&a, "dy", &x);
     call.residual = like(&a, "residual", &x);
-    call.mask = bytes(&a, "mask");
+    call.mask = bytes(&a, "mask", mask_size(&call));
     call.dx = like(&a, "dx", &x);
     call.dresidual = like(&a, "dresidual", &x);
     call.given_mean = vector(&a, "mean", &call);
@@ -270,6 +293,8 @@ static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t coun
     call.measures = (int)number(&a);
     team = read_settings(&a, &call);
     call.varies = call.count != NULL;
+    if ((call.sum_dz == NULL || call.sum_dz_xhat == NULL) && (call.measures || call.varies))
+        refuse(&a, "sums", "to be two");
     call.applies = call.dx != NULL || call.dresidual != NULL;
     if (compute(&a, &call, team, backward_on_thread)) return NULL;
     Py_RETURN_NONE;
@@ -279,16 +304,16 @@ static PyObject *backward(PyObject *self, PyObject *const *args, Py_ssize_t coun
    threads). */
 static PyObject *train_backward(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
-    struct call call = {.groups = 1};
+    struct call call = {.groups = 1, .measures = 1, .varies = 1};
     struct tensor x;
     int team;
     (void)self;
     if (begin(&a, "train_backward", args, count, 16)) return NULL;
     x = data(&a, &call);
-    call.dy = like(&a, "dy", &x);
+    call.dy = required_like(&a, "dy", &x);
     call.residual = like(&a, "residual", &x);
-    call.mask = bytes(&a, "mask");
-    call.signs = bytes(&a, "signs");
+    call.mask = bytes(&a, "mask", mask_size(&call));
+    call.signs = read_signs(&a, &call);
     call.dx = like(&a, "dx", &x);
     call.dresidual = like(&a, "dresidual", &x);
     call.count = kept(&a, &call);
@@ -300,7 +325,6 @@ static PyObject *train_backward(PyObject *self, PyObject *const *args, Py_ssize_
     if (a.failed) return NULL;
     call.given_mean = (struct vector){call.count + call.channels, FLOAT64, 1, 0};
     call.given_var = (struct vector){call.count + 3 * call.channels, FLOAT64, 1, 0};
-    call.measures = call.varies = 1;
     call.applies = call.dx != NULL || call.dresidual != NULL;
     if (compute(&a, &call, team, backward_on_thread)) return NULL;
     Py_RETURN_NONE;
@@ -310,48 +334,43 @@ static PyObject *train_backward(PyObject *self, PyObject *const *args, Py_ssize_
 static PyObject *signs_size(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
     struct call call = {.groups = 1, .measures = 1};
-    const struct plan *p = &call.plan;
-    int64_t lanes, slots;
     (void)self;
     if (begin(&a, "signs_size", args, count, 2)) return NULL;
     data(&a, &call);
-    call.mask = bytes(&a, "mask");
+    call.mask = bytes(&a, "mask", mask_size(&call));
     if (a.failed) return NULL;
     plan(&call);
-    lanes = chosen->lanes[call.dtype];
-    if (p->runs)
-        slots = call.examples * call.channels * ((p->pieces - 1) * (p->width / lanes) + sign_slots(p->longest, lanes));
-    else
-        slots = p->rows * p->tiles * sign_slots(p->width, lanes);
-    return PyLong_FromSsize_t((Py_ssize_t)(slots * sign_bytes(lanes)));
+    return PyLong_FromSsize_t((Py_ssize_t)size_of_signs(&call));
 }
 
 /* unpack_signs(x, mask, signs, y): y, bool of x's shape and order, is where the activation's derivative is 1. */
 static PyObject *unpack_signs(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct arguments a;
     struct call call = {.groups = 1, .measures = 1};
+    struct tensor x, y;
     (void)self;
     if (begin(&a, "unpack_signs", args, count, 4)) return NULL;
-    data(&a, &call);
-    call.mask = bytes(&a, "mask");
-    call.signs = bytes(&a, "signs");
-    call.y = tensor(&a).data;
+    x = data(&a, &call);
+    call.mask = bytes(&a, "mask", mask_size(&call));
+    call.signs = read_signs(&a, &call);
+    y = tensor(&a, "y");
+    call.y = y.data;
+    y.dtype = x.dtype; /* but for the dtype, y is like x */
+    if (call.signs == NULL || call.y == NULL || !is_alike(&y, &x)) refuse(&a, "signs and y", "of x's shape and memory order");
     if (a.failed) return NULL;
-    plan(&call);
     chosen->unpack(&call);
     Py_RETURN_NONE;
 }
 
 /* ---- questions ---- */
 
-/* takes(x, residual, weight, bias, mean, var) -> how many values a channel has; 0 if these are not to be computed with as
-   they are, which says nothing of why.
+/* takes(x, residual, weight, bias, mean, var) -> whether these are to be computed with as they are. No says nothing of why.
 
    They are if all are None or plain tensors in the CPU's memory, x is dense and of a dtype of the core, the residual lies
-   as x does, and the others are (C,), each channel in a place of its own, of x's dtype or float32 beside 16 bits. */
+   as x does, and the others are (C,), dense, of x's dtype or float32 beside 16 bits. Gaps between values, and a tensor of
+   one value, may come with a negative bit, which the table does not tell: torch sees to these. */
 static PyObject *takes(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct tensor x, other;
-    int64_t values = 0;
     int dtype, fits;
     (void)self;
     if (count != 6) return PyErr_Format(PyExc_TypeError, "takes: expected 6 arguments, got %d", (int)count);
@@ -360,20 +379,21 @@ static PyObject *takes(PyObject *self, PyObject *const *args, Py_ssize_t count) 
         dtype = dtype_of(&x);
         fits = x.device.type == ON_CPU && x.data != NULL && dtype >= 0 && order_of(&x) != SCATTERED;
         if (fits && args[1] != Py_None)
-            fits = is_plain(args[1]) && look(args[1], &other) == 0 && is_alike(&other, &x);
+            fits = is_plain(args[1]) && look(args[1], &other) == 0 && other.data != NULL && is_alike(&other, &x);
         for (int k = 2; fits && k < 6; k++) {
             if (args[k] == Py_None) continue;
             fits = is_plain(args[k]) && look(args[k], &other) == 0 && other.device.type == ON_CPU && other.ndim == 1 &&
-                   other.shape[0] == x.shape[1] && (other.strides[0] != 0 || other.shape[0] == 1) &&
+                   other.data != NULL && other.shape[0] == x.shape[1] && other.strides[0] == 1 &&
                    (dtype_of(&other) == dtype || (dtype_of(&other) == FLOAT32 && dtype >= BFLOAT16));
         }
-        values = fits ? x.shape[0] * size_from(&x, 2) : 0;
+        fits = fits && size_from(&x, 0) > 1;
     }
     PyErr_Clear(); /* one of a transformation's tensors has no memory */
-    return PyLong_FromSsize_t((Py_ssize_t)values);
+    return PyBool_FromLong(fits);
 }
 
-/* alike(x, ...) -> whether x is dense, and all others are None or of its dtype, shape and memory order. */
+/* alike(x, ...) -> whether x is dense, and all others are None or of its dtype, shape and memory order, in memory (torch
+   knows zeros that have none). */
 static PyObject *alike(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     struct tensor x, other;
     (void)self;
@@ -382,7 +402,7 @@ static PyObject *alike(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     for (Py_ssize_t k = 1; k < count; k++) {
         if (args[k] == Py_None) continue;
         if (look(args[k], &other)) return NULL;
-        if (!is_alike(&other, &x)) Py_RETURN_FALSE;
+        if (other.data == NULL || !is_alike(&other, &x)) Py_RETURN_FALSE;
     }
     Py_RETURN_TRUE;
 }
@@ -444,9 +464,8 @@ static PyObject *use_tensors(PyObject *self, PyObject *const *args, Py_ssize_t c
     const struct exchange *table;
     (void)self;
     if (count != 3) return PyErr_Format(PyExc_TypeError, "use_tensors: expected 3 arguments, got %d", (int)count);
-    table = PyCapsule_GetPointer(args[0], "dlpack_exchange_api");
-    if (table == NULL) return NULL;
-    if (table->version.major != 1 || table->look == NULL) Py_RETURN_FALSE;
+    table = PyCapsule_IsValid(args[0], "dlpack_exchange_api") ? PyCapsule_GetPointer(args[0], "dlpack_exchange_api") : NULL;
+    if (table == NULL || table->version.major != 1 || table->look == NULL) Py_RETURN_FALSE;
     torchs = table;
     for (int k = 0; k < 2; k++) {
         Py_INCREF(args[k + 1]);

@@ -7,7 +7,8 @@
      values channels last, C * L channels first), or, for a long period, a tile's part of one
 
    An item is a tile's share (part) of the rows. Where a tile has one part, it is measured and normalized while it is in
-   cache. Everything depends on the shape alone, so results do not depend on the number of threads. */
+   cache. Nothing here depends on the number of threads, so results do not either; signs are
+   read by the same cut as they were written. */
 #include "core.h"
 
 enum {

@@ -127,12 +127,16 @@ static double real_number(struct arguments *a) {
     return value;
 }
 
-static struct tensor tensor(struct arguments *a) {
+/* What lies in the CPU's memory; data is NULL for None, and for nothing else. */
+static struct tensor tensor(struct arguments *a, const char *name) {
     PyObject *object = *a->next++;
     struct tensor seen;
     if (a->failed || look(object, &seen)) {
         memset(&seen, 0, sizeof seen);
         a->failed = 1;
+    } else if (object != Py_None && (seen.data == NULL || seen.device.type != ON_CPU)) {
+        refuse(a, name, "in the CPU's memory");
+        memset(&seen, 0, sizeof seen);
     }
     return seen;
 }
@@ -151,12 +155,12 @@ static int64_t *counter(struct arguments *a) {
 
 /* x: what all others are like. */
 static struct tensor data(struct arguments *a, struct call *call) {
-    struct tensor x = tensor(a);
+    struct tensor x = tensor(a, "x");
     enum order order = order_of(&x);
     call->x = x.data;
     call->dtype = dtype_of(&x);
-    if (order == SCATTERED || call->dtype < 0 || x.data == NULL || x.device.type != ON_CPU) {
-        refuse(a, "x", "(N, C, *) with values, dense, of a dtype of the core, in the CPU's memory");
+    if (order == SCATTERED || call->dtype < 0 || x.data == NULL) {
+        refuse(a, "x", "(N, C, *) with values, dense, of a dtype of the core");
         return x;
     }
     call->examples = x.shape[0];
@@ -168,23 +172,31 @@ static struct tensor data(struct arguments *a, struct call *call) {
 
 /* Memory of a tensor of x's dtype, shape and memory order; NULL for none. */
 static void *like(struct arguments *a, const char *name, const struct tensor *x) {
-    struct tensor t = tensor(a);
+    struct tensor t = tensor(a, name);
     if (t.data != NULL && !is_alike(&t, x)) refuse(a, name, "of x's dtype, shape and memory order");
     return t.data;
 }
 
-/* Memory of bytes, dense: a bool mask, or signs. */
-static uint8_t *bytes(struct arguments *a, const char *name) {
-    struct tensor t = tensor(a);
-    if (t.data != NULL && ((t.dtype.code != UNSIGNED && t.dtype.code != BOOL) || t.dtype.bits != 8 || !in_order(&t, 0, 1)))
-        refuse(a, name, "of one byte a value, dense");
+/* The same, where there has to be one. */
+static void *required_like(struct arguments *a, const char *name, const struct tensor *x) {
+    void *memory = like(a, name, x);
+    if (memory == NULL) refuse(a, name, "to be a tensor");
+    return memory;
+}
+
+/* Memory of so many bytes, dense: a bool mask, or signs. NULL for none. */
+static uint8_t *bytes(struct arguments *a, const char *name, int64_t size) {
+    struct tensor t = tensor(a, name);
+    if (t.data != NULL && ((t.dtype.code != UNSIGNED && t.dtype.code != BOOL) || t.dtype.bits != 8 ||
+                           !in_order(&t, 0, 1) || size_from(&t, 0) != size))
+        refuse(a, name, "of one byte a value, dense, and no more or fewer of them");
     return t.data;
 }
 
 /* Values per channel, (C,) or (groups, C), of any dtype and strides. */
 static struct vector vector(struct arguments *a, const char *name, const struct call *call) {
     struct vector v = {0};
-    struct tensor t = tensor(a);
+    struct tensor t = tensor(a, name);
     if (t.data == NULL) return v;
     v.data = t.data;
     v.dtype = dtype_of(&t);
@@ -207,7 +219,7 @@ static struct vector written(struct arguments *a, const char *name, const struct
 
 /* Memory of `lines` lines of (groups, C), float64, dense; NULL for none. */
 static double *statistics(struct arguments *a, const char *name, const struct call *call, int64_t lines) {
-    struct tensor t = tensor(a);
+    struct tensor t = tensor(a, name);
     if (t.data == NULL) return NULL;
     if (dtype_of(&t) != FLOAT64 || !in_order(&t, 0, 1) || size_from(&t, 0) != lines * call->groups * call->channels)
         refuse(a, name, "(groups, C), float64, dense");
