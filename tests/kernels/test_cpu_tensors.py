@@ -16,6 +16,11 @@ from steadynorm.kernels.running import Running
 cpu = pytest.importorskip("steadynorm.kernels.cpu")
 _core = cpu._core
 
+
+def zeros_without_memory(*shape: int) -> Tensor:
+    return torch._efficientzerotensor(shape)  # pyright: ignore[reportPrivateImportUsage]
+
+
 ROOM = torch.zeros(4, 3, 2, 6)
 LAST = torch.zeros(4, 5, 6, 3).movedim(-1, 1)
 THREE = torch.zeros(3)
@@ -60,7 +65,7 @@ NOT_TAKEN: dict[str, tuple] = {
         None,
         None,
     ),
-    "zeros without memory": (torch.zeros(4, 3), torch._efficientzerotensor((4, 3)), None, None, None, None),
+    "zeros without memory": (torch.zeros(4, 3), zeros_without_memory(4, 3), None, None, None, None),
     "a tensor of a class of its own": (torch.zeros(4, 3).as_subclass(torch.nn.Buffer), None, None, None, None, None),
 }
 
@@ -93,7 +98,7 @@ def test_alike() -> None:
     assert not _core.alike(x, None, x.movedim(1, -1).contiguous().movedim(-1, 1))
     assert not _core.alike(x, x.double())
     assert not _core.alike(x[:, :2], x[:, :2])
-    assert not _core.alike(x, torch._efficientzerotensor(x.shape))
+    assert not _core.alike(x, zeros_without_memory(4, 3, 5))
 
 
 def example() -> dict[str, Any]:
@@ -191,7 +196,7 @@ def test_one_value_with_a_negative_bit() -> None:
 def test_a_gradient_of_zeros_without_memory() -> None:
     x = torch.arange(24.0).reshape(8, 3).requires_grad_()
     y = sn.BatchNorm1d(3, activation="relu")(x)
-    (dx,) = torch.autograd.grad(y, x, torch._efficientzerotensor((8, 3)))
+    (dx,) = torch.autograd.grad(y, x, zeros_without_memory(8, 3))
     assert torch.equal(dx, torch.zeros(8, 3))
 
 

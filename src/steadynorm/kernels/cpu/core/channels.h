@@ -167,7 +167,7 @@ static void update_running(const struct call *call) {
 
 /* The next item for a thread, from the last to the first if so asked; -1 when all are taken.
 
-   Each thread has a lane of items that lie one after the other, and takes the same ones when all are gone through again:
+   Each thread has a queue of items that lie one after the other, and takes the same ones when all are gone through again:
    what it has read is in its own cache. In neighbouring memory, threads would wait for each other: what one fetches ahead
    is what the other writes. */
 static int64_t take(const struct call *call, int thread, int again, int backwards) {
@@ -175,7 +175,7 @@ static int64_t take(const struct call *call, int thread, int again, int backward
     for (int k = 0; k < call->threads; k++) {
         int64_t number = (thread + k) % call->threads, first = items * number / call->threads;
         int64_t size = items * (number + 1) / call->threads - first, turn;
-        _Atomic int64_t *taken = again ? &call->lanes[number].taken_again : &call->lanes[number].taken;
+        _Atomic int64_t *taken = again ? &call->queues[number].taken_again : &call->queues[number].taken;
         if (atomic_load_explicit(taken, memory_order_relaxed) >= size) continue;
         turn = atomic_fetch_add(taken, 1);
         if (turn < size) return first + (backwards ? size - 1 - turn : turn);

@@ -37,9 +37,9 @@ struct plan {
 };
 
 /* The items of a thread, which it takes one after the other; whoever has done its own helps the others. */
-struct lane {
+struct queue {
     _Atomic int64_t taken, taken_again; /* begin at 0 */
-    char apart[48];                     /* a line of cache for each lane */
+    char apart[48];                     /* a line of cache for each queue */
 };
 
 struct instructions;
@@ -72,7 +72,7 @@ struct call {
     int streams;   /* what is written goes past the caches: non-temporal stores */
     int backwards; /* items are taken from the last to the first where they are read for the second time */
     int threads;
-    struct lane *lanes; /* one a thread */
+    struct queue *queues; /* one a thread */
     const struct instructions *instructions;
     struct plan plan;
 

@@ -73,12 +73,12 @@ enum { FORM_NONE, FORM_RELU, FORM_BENT, FORM_SMOOTH, FORMS };
 #include "passes.h"
 
 /* What every thread of a call runs: its own part of the scratch, and the passes of the call's dtype. */
-#define BY_DTYPE(pass)                                                             \
-    switch (call->dtype) {                                                         \
-    case FLOAT32: pass##_float32(call, thread, scratch); break;                            \
-    case FLOAT64: pass##_float64(call, thread, scratch); break;                            \
-    case BFLOAT16: pass##_bfloat16(call, thread, scratch); break;                          \
-    default: pass##_float16(call, thread, scratch);                                        \
+#define BY_DTYPE(pass)                                            \
+    switch (call->dtype) {                                        \
+    case FLOAT32: pass##_float32(call, thread, scratch); break;   \
+    case FLOAT64: pass##_float64(call, thread, scratch); break;   \
+    case BFLOAT16: pass##_bfloat16(call, thread, scratch); break; \
+    default: pass##_float16(call, thread, scratch);               \
     }
 
 static void finish_stores(const struct call *call) {

@@ -83,21 +83,21 @@ static int run(struct call *call, int team, void (*pass)(void *)) {
     int64_t values = call->groups * call->examples * call->channels * call->length;
     int64_t partial = p->parts > 1 && call->measures ? call->groups * p->parts * (2 * call->channels + 1) : 0;
     int64_t sums = call->dy != NULL && call->measures && call->sum_dz == NULL ? 2 * call->channels : 0;
-    size_t lanes;
+    size_t queues;
     char *memory;
     call->threads = (int)least(least(team, p->items), most(1, values / VALUES_A_THREAD));
     if (run_parallel == NULL) call->threads = 1;
     call->instructions = chosen; /* another Python thread may choose others meanwhile */
     call->scratch_size = ceil_div(call->instructions->scratch_size(call), 64) * 64 + 1024; /* lines a page apart would collide */
-    lanes = (size_t)call->threads * sizeof *call->lanes;
-    memory = malloc(lanes + (size_t)(call->threads * call->scratch_size + (partial + sums) * (int64_t)sizeof(double) + 64));
+    queues = (size_t)call->threads * sizeof *call->queues;
+    memory = malloc(queues + (size_t)(call->threads * call->scratch_size + (partial + sums) * (int64_t)sizeof(double) + 64));
     if (memory == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    call->lanes = (struct lane *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
-    memset(call->lanes, 0, lanes);
-    call->scratch = (char *)call->lanes + lanes;
+    call->queues = (struct queue *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    memset(call->queues, 0, queues);
+    call->scratch = (char *)call->queues + queues;
     call->partial = (double *)(call->scratch + call->threads * call->scratch_size);
     call->partial_count = call->partial + partial - (partial ? call->groups * p->parts : 0);
     if (sums) { /* nobody wants to see them */

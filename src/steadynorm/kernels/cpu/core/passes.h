@@ -9,7 +9,6 @@
 enum { N(BLOCK) = 32 }; /* rows, or additions to a lane, that are summed in float32 before float64 takes over */
 #define BLOCK N(BLOCK)
 
-
 /* Does `number` rows from the first on: runs of as many channels, or rows of columns. */
 typedef void N(loop)(const struct N(row) *first, int64_t number, int64_t width, struct N(coefficients) given,
                      struct N(how) how, int streams, REAL *sums, REAL *products);
@@ -395,7 +394,7 @@ static double N(measure)(const struct call *call, const struct share *s, struct 
 
 /* ---- what normalizes ---- */
 
-/* Whether the coefficients are not those of this share yet, whose tile they are of from now on. Parts of a tile share
+/* Whether the coefficients are not those of this share yet, which they are from now on. Parts of a tile share
    them, and a thread takes parts one after the other. */
 static int N(is_new)(const struct call *call, const struct share *s, struct N(work) *w) {
     int64_t tile = s->group * call->plan.tiles + s->tile;
@@ -497,7 +496,7 @@ static void N(forward)(struct call *call, int thread, char *scratch) {
 
 /* ---- backward ---- */
 
-/* The coefficients that are of x and dy, after `prepare`: dx = dz * scale + d * pull + push, where pull and push are how
+/* Coefficients of dx, after `prepare`: dx = dz * scale + d * pull + push, where pull and push are how
    the statistics follow x. */
 static void N(prepare_pull)(const struct call *call, const struct share *s, struct N(work) *w) {
     int64_t place = s->group * call->channels + s->first;
