@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -91,3 +92,49 @@ def test_meta_input_touches_no_state() -> None:
         with pytest.raises(RuntimeError):
             layer.train(training)(torch.empty(4, 3, 5, 6, device="meta"))
     agree(dict(layer.state_dict()), dict(before), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [HALF, BFLOAT])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sn.BatchNorm1d(4),
+        lambda: sn.BatchRenorm1d(4),
+        lambda: sn.GhostBatchNorm1d(4, 2),
+        lambda: sn.SyncBatchNorm(4),
+        lambda: sn.WhiteningBatchNorm(4, 2),
+        lambda: sn.FrozenBatchNorm(4),
+    ],
+    ids=["plain", "renorm", "ghost", "sync", "whitening", "frozen"],
+)
+def test_default_dtype_of_16_bits(make: Callable[[], torch.nn.Module], dtype: torch.dtype) -> None:
+    """As where it is asked for by `dtype=`."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        layer = make()
+    finally:
+        torch.set_default_dtype(before)
+    assert {t.dtype for t in (*layer.parameters(), *layer.buffers()) if t.is_floating_point()} == {WIDE}
+
+
+def test_statistics_move_under_a_default_dtype_of_16_bits() -> None:
+    """In 16 bits they would stand still at a mean of 2 under so small a momentum."""
+    torch.set_default_dtype(BFLOAT)
+    try:
+        layer = sn.BatchNorm1d(1, momentum=0.003)
+        x = torch.tensor([[1.0], [5.0]])
+        for _ in range(1500):
+            layer(x)
+    finally:
+        torch.set_default_dtype(WIDE)
+    expected = 3 * (1 - 0.997**1500)
+    assert layer.running_mean is not None and abs(layer.running_mean.item() - expected) < 1e-3
+
+
+def test_default_dtype_of_64_bits() -> None:
+    torch.set_default_dtype(DOUBLE)
+    try:
+        assert sn.BatchNorm1d(2).weight.dtype == sn.FrozenBatchNorm(2).get_buffer("weight").dtype == DOUBLE
+    finally:
+        torch.set_default_dtype(WIDE)

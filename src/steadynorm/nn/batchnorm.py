@@ -17,7 +17,7 @@ from ..kernels import Apply
 from ..kernels.running import Outcome, Running
 from ..moments import Moments, statistics_dtype
 from ..torch_internals import in_backward, in_graph
-from .layer import NARROW, Layer, Speaker
+from .layer import Layer, Speaker, widened
 
 
 class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
@@ -53,7 +53,7 @@ class _BatchNorm(Layer, torch.nn.modules.batchnorm._BatchNorm):
             check_momentum(name, momentum)
         check_activation(name, activation)
         check_single_value(name, single_value)
-        wide = torch.float32 if dtype in NARROW else dtype
+        wide = widened(dtype)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, wide, bias=bias)
         self.single_value = single_value
         self.activation = activation

@@ -13,7 +13,7 @@ from ..functional import evaluate
 from ..inputs import check_activation, check_eps, prepare
 from ..kernels.running import Running
 from ..torch_internals import in_graph
-from .layer import NARROW, Layer, Speaker
+from .layer import Layer, Speaker, widened
 
 _TORCHS = torch.nn.modules.batchnorm._BatchNorm
 STATE = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -91,10 +91,10 @@ class FrozenBatchNorm(Layer):
         self.affine = affine
         self.activation = activation
         self.negative_slope = negative_slope
-        wide = torch.float32 if dtype in NARROW else dtype
+        wide = widened(dtype)
 
         def filled(value: float) -> Tensor:
-            return torch.full((num_features,), value, device=device, dtype=wide or torch.get_default_dtype())
+            return torch.full((num_features,), value, device=device, dtype=wide)
 
         self.register_buffer("weight", filled(1) if affine else None)
         self.register_buffer("bias", filled(0) if affine and bias else None)

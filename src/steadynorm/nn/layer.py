@@ -19,6 +19,12 @@ def recomputing() -> bool:
     return not in_graph() and in_backward()
 
 
+def widened(dtype: torch.dtype | None) -> torch.dtype:
+    """What a layer's state is made in: the dtype asked for, or the default one; float32 where that has 16 bits."""
+    wanted = torch.get_default_dtype() if dtype is None else dtype
+    return torch.float32 if wanted in NARROW else wanted
+
+
 class Speaker:
     """Who speaks in a layer's error messages; the words are made when there is something to say."""
 
