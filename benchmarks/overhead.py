@@ -61,7 +61,7 @@ def training(layer: Any, x: Tensor) -> dict[str, Callable[[], Any]]:
     data, apply, core = prepare("layer", x, *given)
     return {
         "layer(x), all of it": lambda: layer(x),
-        "  what is asked of running statistics": lambda: layer._running(False),
+        "  reading the running statistics": lambda: layer._running(False),
         "  checks": lambda: prepare("layer", x, *given),
         "  step": lambda: step("layer", data, apply, core, running, True),
         "    who computes": lambda: choose(x, apply, running, core=core),

@@ -61,7 +61,7 @@ def batch_norm(
             sequences (N, C, L).
         single_value: what to do in training with one value a channel, which has no variance: "raise", as torch, or
             "running", to normalize by the running statistics and leave them.
-        name: who speaks in error messages.
+        name: the name that error messages begin with.
 
     Returns:
         Tensor of input's shape, dtype and memory order (contiguous where input is not dense).
@@ -102,7 +102,7 @@ def step(
     """`batch_norm` of prepared data for a layer, which looks at what was found.
 
     Args:
-        who: who speaks in error messages.
+        who: the name that error messages begin with.
         x, apply, core: see `inputs.prepare`.
         running: the running statistics, and what is to become of them.
         training, single_value: as in `batch_norm`.

@@ -35,7 +35,7 @@ def prepare(
     """All that `batch_norm` takes, as the user gave it, checked: in dense memory, with the mask (N, 1, *).
 
     Args:
-        who: who speaks in error messages: a name, or an object whose str() is one, made when there is something to say.
+        who: the name that error messages begin with, or an object whose str() gives it when there is an error.
         training: whether the batch's own statistics normalize.
         recorded: whether a graph is recorded: see `torch_internals.in_graph`.
 
@@ -52,6 +52,7 @@ def prepare(
         weight, bias = (values if values is None else values.resolve_neg() for values in (weight, bias))
         residual = None if residual is None else dense(residual)
         mask = None if mask is None else as_mask(who, mask, input)
+    # Looked at here as well as in the checks: to call each of them would take longer than all of these lines.
     if not eps > 0:
         check_eps(who, eps, training)
     if type(momentum) is not float or not 0 <= momentum <= 1:
@@ -182,7 +183,7 @@ def as_mask(who: object, mask: Tensor, input: Tensor) -> Tensor:
     """The mask of `input`, (N, C, *), with one value for each element that all channels share.
 
     Args:
-        who: who speaks in error messages.
+        who: the name that error messages begin with.
         mask: bool, (N, *) or (N, 1, *), each size as the input's or 1; or integer lengths (N,) of sequences (N, C, L),
             from 0 to L, of which the first so many positions are real.
         input: the data.

@@ -82,7 +82,7 @@ def move(
     """Moves running statistics towards a batch's, all of them or none, in the dtype of the batch's.
 
     Args:
-        who: who speaks in error messages.
+        who: the name that error messages begin with.
         running: the momentum, and whether a guard keeps out what is not finite.
         pairs: each running statistic, and the batch's.
         real: where the batch's is one, bool; None for everywhere.

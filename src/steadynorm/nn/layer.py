@@ -9,14 +9,7 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from ..torch_internals import in_backward, in_graph
-
 NARROW = (torch.float16, torch.bfloat16)
-
-
-def recomputing() -> bool:
-    """Whether this forward runs inside a backward pass, as activation checkpointing has it."""
-    return not in_graph() and in_backward()
 
 
 def widened(dtype: torch.dtype | None) -> torch.dtype:

@@ -17,8 +17,8 @@ from ..kernels import Apply, has_memory, readable
 from ..kernels.running import Outcome, Running, settle
 from ..moments import Moments
 from ..ops.renorm import batch_renorm
+from ..torch_internals import in_backward, in_graph
 from .batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d, _BatchNorm
-from .layer import recomputing
 
 REMEMBERED = 8
 """Forwards whose corrections are kept for activation checkpointing, which asks for them in the backward pass."""
@@ -109,7 +109,7 @@ class _BatchRenorm(_BatchNorm):
             )
         rmax = _limit(who, "rmax", self.rmax, self.num_batches_tracked, least=1)
         dmax = _limit(who, "dmax", self.dmax, self.num_batches_tracked, least=0)
-        again, trivial = recomputing(), _is(rmax, 1) and _is(dmax, 0)
+        again, trivial = _recomputing(), _is(rmax, 1) and _is(dmax, 0)
         if not again:
             self._uncorrected = trivial
         if self._uncorrected or values_per_channel(x, apply.mask) < 2:
@@ -133,6 +133,11 @@ class _BatchRenorm(_BatchNorm):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rmax={self.rmax}, dmax={self.dmax}"
+
+
+def _recomputing() -> bool:
+    """Whether this forward runs inside a backward pass, as activation checkpointing has it."""
+    return not in_graph() and in_backward()
 
 
 def _check_limit(who: object, name: str, value: Any, least: int) -> None:

@@ -39,7 +39,7 @@ def train(
     """Normalizes by the batch, and does with its statistics what is asked.
 
     Args:
-        who: who speaks in error messages.
+        who: the name that error messages begin with.
         x: (N, C, *), dense; residual has its shape, mask is (N, 1, *).
         apply: what happens to a normalized value.
         running: what is to become of the running statistics.

@@ -26,7 +26,7 @@ def train(who: object, x: Tensor, apply: Apply, running: Running) -> tuple[Tenso
     """Normalizes by the batch and moves the running statistics.
 
     Args:
-        who: who speaks in error messages.
+        who: the name that error messages begin with.
         x: (N, C, *), of a dtype in `COMPILED`, more than one value a channel.
         apply: what happens to a normalized value; no mask.
         running: what is to become of the running statistics; its moments are not wanted.

@@ -29,7 +29,7 @@ class Ranks(NamedTuple):
     """Who exchanges statistics, and what happens to one value a channel.
 
     Attributes:
-        who: who speaks in error messages.
+        who: the name that error messages begin with.
         group: name of the process group.
         mean: (C,), with `var` what normalizes where all ranks together have one value a channel; None to raise.
         var: (C,), likewise.

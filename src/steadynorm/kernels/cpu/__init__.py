@@ -39,16 +39,13 @@ def use_instruction_set(name: str) -> None:
         )
 
 
-instruction_sets, instruction_set = _core.instruction_sets, _core.instruction_set
+instruction_sets, instruction_set, takes = _core.instruction_sets, _core.instruction_set, _core.takes
 
 if not _core.use_tensors(getattr(Tensor, "__dlpack_c_exchange_api__", None), Tensor, torch.nn.Parameter):
     raise ImportError("steadynorm's compiled core reads tensors by DLPack 1, which this torch does not offer.")
 threads.share_torchs()
 if os.environ.get(ASKED):
     use_instruction_set(os.environ[ASKED])
-
-
-takes = _core.takes
 
 
 def moments(x: Tensor, mask: Tensor | None = None, groups: int = 1) -> Moments:

@@ -219,7 +219,7 @@ static PyObject *forward(PyObject *self, PyObject *const *args, Py_ssize_t count
 /* train(x, residual, mask, y, signs, weight, bias, running_mean, running_var, batches, momentum, guarded, activation,
    slope, eps, threads) -> (found, kept).
 
-   batches: number of batches so far, which grows by one if it is int64 and the running statistics have moved. found: 1 if
+   batches: number of batches so far; if it is int64, it grows by one, unless a guard keeps the batch out. found: 1 if
    the moments are finite, as far as running statistics move, plus 2 if the batch was counted. kept: for `train_backward`;
    bytes, as a tensor takes longer to make than a small one to normalize. */
 static PyObject *train(PyObject *self, PyObject *const *args, Py_ssize_t count) {

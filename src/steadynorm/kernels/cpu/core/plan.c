@@ -50,7 +50,7 @@ struct plan steadynorm_plan(int64_t groups, int64_t examples, int64_t channels, 
         if (measures)
             tiles = ceil_div(ceil_div(channels, together), TILES) * TILES; /* as much work for each of a few threads */
         else
-            tiles = ceil_div(ITEMS, groups * p.rows); /* as few as there may be: all memory is passed in order, once */
+            tiles = ceil_div(ITEMS, groups * p.rows); /* few: memory is read once, and in order */
         p.channels = most(1, ceil_div(channels, tiles));
     } else if (period <= (size <= SMALL ? WIDEST / 8 : WIDEST)) {
         int64_t unit = LANES / least(LANES, period & -period), periods; /* so many periods are whole vectors */
